@@ -1,0 +1,1 @@
+"""What the four services share: contracts, ports, the journal's kernel, adapters of one machine."""

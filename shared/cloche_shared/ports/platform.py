@@ -1,0 +1,51 @@
+"""Time, randomness and HTTP."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Two clocks: one for people and records, one for durations."""
+
+    def now(self) -> datetime:
+        """Wall time in UTC. For records and messages only: it may step, so it never decides."""
+
+    def monotonic(self) -> float:
+        """Seconds that never step back; only differences mean something."""
+
+
+class Random(Protocol):
+    """Where ids and secrets come from."""
+
+    def uuid7(self) -> str:
+        """Return a UUID version 7 (RFC 9562) as 36 characters: it sorts by time of creation."""
+
+    def token(self, size: int = 24) -> str:
+        """Return `size` random bytes (≥ 20 for credentials) as URL-safe text."""
+
+    def uniform(self, low: float, high: float) -> float:
+        """Return a number between `low` and `high`, for jitter."""
+
+
+@dataclass(frozen=True, slots=True)
+class HttpAnswer:
+    """The head of an answer; `body` yields its bytes once, as they arrive."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: AsyncIterator[bytes]
+
+
+class Http(Protocol):
+    """An HTTP client for downloads from package indexes and for calls between nodes."""
+
+    def get(
+        self, url: str, *, headers: Mapping[str, str] | None = None, timeout: float = 60.0
+    ) -> AbstractAsyncContextManager[HttpAnswer]:
+        """Send GET and follow redirects. `timeout` bounds each read, in seconds.
+
+        Raises `Unavailable` (code `unreachable`) when no answer comes.
+        """

@@ -1,0 +1,61 @@
+"""Resolver: from a definition to the exact files."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from cloche_shared.contracts.definition import Definition
+
+Say = Callable[[str], Awaitable[None]]
+"""Writes one line to the build's log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One file that the resolver chose. `kind` `sdist` means that it must be built into a wheel.
+
+    `url` may hold credentials and is used for the download only; `hash` is `sha256:<hex>` as the
+    index states it, or None; `size` in bytes or None.
+    """
+
+    kind: Literal["wheel", "sdist"]
+    name: str
+    version: str
+    filename: str
+    url: str
+    hash: str | None
+    size: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """The interpreter's full version and path, the platform tag, the chosen files, the PEP 751 text."""
+
+    python: str
+    interpreter: str
+    platform: str
+    choices: tuple[Choice, ...]
+    pylock: str
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltWheel:
+    """A wheel that was made from an sdist: its file name and bytes' path on this machine."""
+
+    filename: str
+    path: str
+
+
+class Resolver(Protocol):
+    """Resolves and compiles; both may take minutes and both write to the build's log.
+
+    Errors are `Failed` with one of the codes `solver_conflict`, `package_not_found`, `index_auth`,
+    `unreachable`, `compile_error`, `disk_full`, `build_timeout`, `hash_missing`; `python_not_available` lists what is here.
+    `extra["package"]` names the package where one is to blame.
+    """
+
+    async def resolve(self, definition: Definition, say: Say) -> Resolution:
+        """Choose a file for every package."""
+
+    async def build_wheel(self, resolution: Resolution, choice: Choice, sdist: str, say: Say) -> BuiltWheel:
+        """Build the sdist at path `sdist` into a wheel, isolated from every environment."""
