@@ -1,0 +1,67 @@
+"""Bus: facts travel, at least once and in order per key."""
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from cloche_shared.contracts.envelope import Event
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One message as it came. `source` (a partition) and `offset` name its place.
+
+    `event` is None when the bytes cannot be understood; `raw` and `reason` then say what came and why.
+    """
+
+    source: str
+    offset: int
+    key: str
+    event: Event | None
+    raw: bytes = b""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A message that could not be handled: where it came from, why, after how many attempts, by which code."""
+
+    group: str
+    delivery: Delivery
+    reason: str
+    attempts: int
+    code_version: str
+
+
+class Subscription(Protocol):
+    """A consumer group's place in some topics."""
+
+    async def fetch(self, limit: int = 500) -> Sequence[Delivery]:
+        """Wait for messages and return 1 … `limit` of them, in order per source."""
+
+    async def commit(self, offsets: dict[str, int]) -> None:
+        """Remember for each source the next offset to read. Losing it means redelivery, never loss."""
+
+    async def lag(self) -> int:
+        """Return how many messages wait behind the last fetch."""
+
+
+class Bus(Protocol):
+    """Carries events between services."""
+
+    async def publish(self, events: Sequence[Event]) -> None:
+        """Send, in order per key; durable at the broker when it returns.
+
+        Raises `Unavailable` after its deadline; sending the same events again is harmless. On a
+        bus that reads the journal itself there is nothing to send.
+        """
+
+    def subscribe(self, group: str, topics: Sequence[str]) -> AbstractAsyncContextManager[Subscription]:
+        """Join a durable group, which starts with the oldest message that is there."""
+
+    def tail(self, topics: Sequence[str], *, from_start: bool = False) -> AbstractAsyncContextManager[Subscription]:
+        """Follow topics without a group: nothing is remembered."""
+
+    async def bury(self, letter: DeadLetter) -> None:
+        """Put a poison message aside durably, under `<topic>.dead`."""
