@@ -1,0 +1,400 @@
+"""Every fact and answer of the four services, by owner (design: docs/explanation/architecture.md).
+
+The aggregate that a fact belongs to is named by its event's `subject`; facts do not repeat it.
+Sizes are bytes, durations seconds, times RFC 3339 in UTC.
+"""
+
+from typing import Literal
+
+from pydantic import Field
+
+from cloche_shared.contracts.common import Digest, Lenient
+from cloche_shared.contracts.definition import Definition
+from cloche_shared.contracts.fact import Fact
+from cloche_shared.contracts.references import (
+    Problem,
+    References,
+    ResolvedEnvironment,
+    ResolvedModel,
+)
+from cloche_shared.contracts.runs import Ended, Resources, RunSpec
+from cloche_shared.contracts.services import ServiceSpec
+
+# --- registry: environment/<project>/<name>, model/<project>/<name>, project/<project>/access
+
+
+class EnvironmentRegistered(Fact):
+    """A new version of an environment. Versions are 1, 2, 3 … without a gap."""
+
+    environment_version: int = Field(ge=1)
+    definition: Definition
+    definition_hash: str
+
+
+class EnvironmentLabeled(Fact):
+    """A label names this version from now on (None: the label is gone)."""
+
+    label: str
+    environment_version: int | None
+
+
+class EnvironmentArchived(Fact):
+    """Hidden from lists; references keep working."""
+
+
+class EnvironmentRestored(Fact):
+    """Visible in lists again."""
+
+
+class EnvironmentDeleted(Fact):
+    """A tombstone: new references are refused."""
+
+
+class ModelRegistered(Fact):
+    """A new version of a model: its files, where it came from, and in which environment it was made."""
+
+    model_version: int = Field(ge=1)
+    manifest: Digest
+    size: int
+    tags: dict[str, str] = Field(default_factory=dict)
+    description: str = ""
+    run_id: str = ""
+    environment_name: str = ""
+    environment_version: str = ""
+
+
+class ModelDeleted(Fact):
+    """A tombstone."""
+
+
+class ProjectCreated(Fact):
+    """A project exists."""
+
+
+class ApiKeyIssued(Fact):
+    """A key exists. `digest` is its keyed hash, never the key; `expires` an RFC 3339 time or empty."""
+
+    key_id: str
+    digest: str
+    role: Literal["viewer", "submitter", "admin"]
+    projects: tuple[str, ...]
+    expires: str = ""
+
+
+class ApiKeyRevoked(Fact):
+    """The key opens nothing any more."""
+
+    key_id: str
+
+
+class ReferencesResolved(Fact):
+    """Answer to whoever submitted references."""
+
+    environment: ResolvedEnvironment
+    models: tuple[ResolvedModel, ...] = ()
+
+
+class ReferencesRefused(Fact):
+    """Answer: a reference does not exist or may not be used."""
+
+    problem: Problem
+
+
+# --- builder: build/<scope>/<e1 hex>.<target>.<platform>
+
+Target = Literal["process"]
+
+
+class ImageRequested(Fact):
+    """Somebody waits for this build: the request (an event's id) and the aggregate that asked."""
+
+    request_id: str
+    reply_to: str
+    project: str
+    correlation: str
+    definition_hash: str
+    definition: Definition
+    target: Target = "process"
+    refresh: bool = False
+
+
+class ImageBuildStarted(Fact):
+    """A builder works on it. The fact's sequence number is the fence."""
+
+    builder: str
+    attempt: int = Field(ge=1)
+
+
+class ImageBuilt(Fact):
+    """Lock and artefacts are in the builder's blobs of this scope."""
+
+    lock_digest: Digest
+    image: str
+    seconds: float
+    artefacts: int
+    bytes: int
+
+
+class ImageBuildFailed(Fact):
+    """The build ended without a result; its log is kept."""
+
+    problem: Problem
+    seconds: float
+
+
+class ImageEvicted(Fact):
+    """What was built is no longer kept; the next request builds it again from its lock."""
+
+
+class ImageProvided(Fact):
+    """Answer: what was asked for can be used. `reused` tells that nothing had to be built for it."""
+
+    definition_hash: str
+    lock_digest: Digest
+    scope: str
+    target: Target
+    image: str
+    reused: bool
+    build_id: str = ""
+
+
+class ImageRefused(Fact):
+    """Answer: it cannot be had."""
+
+    problem: Problem
+    build_id: str = ""
+
+
+# --- runner: run/<project>/<id>, node/<project>/<id>
+
+
+class RunSubmitted(Fact):
+    """A run was accepted."""
+
+    spec: RunSpec
+    references: References
+
+
+class RunPreparing(Fact):
+    """Its references are resolved; it needs an environment."""
+
+    environment: ResolvedEnvironment
+    models: tuple[ResolvedModel, ...] = ()
+    target: Target = "process"
+
+
+class RunQueued(Fact):
+    """Everything is there; it waits for a node."""
+
+    lock_digest: Digest
+    scope: str
+    image: str
+    reused: bool = False
+
+
+class AttemptClaimed(Fact):
+    """A node took the run. The fact's sequence number is the attempt's fence."""
+
+    attempt: int = Field(ge=1)
+    node: str
+    gpus: tuple[str, ...] = ()
+
+
+class RunStarted(Fact):
+    """The user's code began."""
+
+    attempt: int
+    fence: int
+
+
+class AttemptLost(Fact):
+    """The attempt ended for a reason that is not the user's code."""
+
+    attempt: int
+    fence: int
+    problem: Problem
+
+
+class RunRequeued(Fact):
+    """Another attempt will be made, not before `not_before` (RFC 3339; empty: at once)."""
+
+    attempt: int
+    cause: Literal["infrastructure", "user"]
+    not_before: str = ""
+
+
+class RunFinalizing(Fact):
+    """The user's code ended; outputs and logs are being collected."""
+
+    attempt: int
+    fence: int
+    ended: Ended
+
+
+class RunCancelRequested(Fact):
+    """Somebody asked for the end of a run that a node holds."""
+
+
+class RunMeasured(Fact):
+    """What the script logged since the last such fact: lines of the run's journal, in order."""
+
+    lines: tuple[dict[str, object], ...]
+
+
+class RunCompleted(Fact):
+    """Ended well. `outputs` is the digest of the manifest in the runner's blobs of the project."""
+
+    outputs: Digest
+    ended: Ended
+    environment: ResolvedEnvironment
+
+
+class RunFailed(Fact):
+    """Ended badly. Outputs are there when an attempt ran at all."""
+
+    problem: Problem
+    outputs: Digest | None = None
+    ended: Ended | None = None
+    environment: ResolvedEnvironment | None = None
+
+
+class RunCanceled(Fact):
+    """Ended because somebody asked for it."""
+
+    outputs: Digest | None = None
+    ended: Ended | None = None
+    environment: ResolvedEnvironment | None = None
+
+
+class NodeGpu(Lenient):
+    """A GPU of a node."""
+
+    uuid: str
+    kind: str
+    memory: int
+
+
+class NodeJoined(Fact):
+    """A node offers what it has (again: its offer may have changed)."""
+
+    cpus: float
+    memory: int
+    gpus: tuple[NodeGpu, ...] = ()
+    address: str = ""
+
+
+class NodeLost(Fact):
+    """The node's lease ran out."""
+
+
+class ResourcesAllocated(Fact):
+    """One insert gives CPU, memory and all GPUs to one holder (`run/<project>/<id>#<attempt>` or a replica)."""
+
+    holder: str
+    resources: Resources
+    gpus: tuple[str, ...] = ()
+
+
+class ResourcesReleased(Fact):
+    """The holder is proven to have ended."""
+
+    holder: str
+
+
+class ReplicaAllocated(Fact):
+    """Answer to `ReplicaRequested`."""
+
+    node: str
+    holder: str
+    gpus: tuple[str, ...] = ()
+
+
+class ReplicaRefused(Fact):
+    """Answer to `ReplicaRequested`."""
+
+    problem: Problem
+
+
+# --- deployer: service/<project>/<name>
+
+
+class ServiceSubmitted(Fact):
+    """A new revision was asked for. Revisions are 1, 2, 3 … without a gap."""
+
+    revision: int = Field(ge=1)
+    spec: ServiceSpec
+    references: References
+
+
+class ServicePreparing(Fact):
+    """The revision's references are resolved; it needs an environment."""
+
+    revision: int
+    environment: ResolvedEnvironment
+    models: tuple[ResolvedModel, ...] = ()
+    target: Target = "process"
+
+
+class ReplicaRequested(Fact):
+    """The revision needs GPUs; the runner decides."""
+
+    revision: int
+    replica: int
+    resources: Resources
+
+
+class RevisionProvided(Fact):
+    """The revision's environment can be used; workers are started from here on."""
+
+    revision: int
+    lock_digest: Digest
+    scope: str
+    image: str
+
+
+class ServiceDeployed(Fact):
+    """The revision's workers passed their health check and it gets all requests now."""
+
+    revision: int
+    scoring_url: str
+    environment: ResolvedEnvironment
+    models: tuple[ResolvedModel, ...] = ()
+
+
+class ServiceUpdated(Fact):
+    """Settings changed that need no new revision (keys)."""
+
+    keys: dict[str, str] = Field(default_factory=dict)
+
+
+class ServiceFailed(Fact):
+    """The revision could not be brought up, or went down for good; an older one keeps its traffic."""
+
+    revision: int
+    problem: Problem
+
+
+class ServiceDeleted(Fact):
+    """The service is gone and so are its workers and keys."""
+
+
+# --- everybody
+
+
+class CommandRefused(Fact):
+    """Answer: a command was understood and refused."""
+
+    problem: Problem
+
+
+TOPICS = {
+    "environment": "cloche.environments",
+    "model": "cloche.models",
+    "build": "cloche.builds",
+    "run": "cloche.runs",
+    "node": "cloche.nodes",
+    "service": "cloche.services",
+    "access": "cloche.access",
+    "answers": "cloche.answers",
+}
+"""The topic of each kind of aggregate."""

@@ -1,0 +1,68 @@
+"""What a run is asked to do, and how it ended."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from cloche_shared.contracts.common import Digest, Lenient, Name, Strict, Variables
+
+Argument = Annotated[str, StringConstraints(max_length=32_768)]
+
+RunStatus = Literal[
+    "NotStarted",
+    "Preparing",
+    "Queued",
+    "Starting",
+    "Running",
+    "CancelRequested",
+    "Finalizing",
+    "Completed",
+    "Failed",
+    "Canceled",
+]
+TERMINAL: frozenset[str] = frozenset({"Completed", "Failed", "Canceled"})
+
+
+class Resources(Strict):
+    """What a run or replica gets for itself. `memory` in bytes; `gpu_kind` restricts which GPUs count."""
+
+    cpus: float = Field(default=1.0, ge=0, le=1024)
+    memory: int = Field(default=512 * 1024 * 1024, ge=0)
+    gpus: int = Field(default=0, ge=0, le=64)
+    gpu_kind: Annotated[str, StringConstraints(max_length=64)] = ""
+
+
+class RunSpec(Strict):
+    """The user's code and how to run it.
+
+    `script` is a path inside the snapshot (a manifest's digest in the runner's blobs of the
+    project). `deadline` and `grace` are seconds; `retries` counts further attempts after the user's
+    code failed; a higher `priority` goes first.
+    """
+
+    script: Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+    arguments: tuple[Argument, ...] = Field(default=(), max_length=1000)
+    snapshot: Digest
+    experiment: Name = "default"
+    display_name: Annotated[str, StringConstraints(max_length=255)] = ""
+    variables: Variables = Field(default_factory=dict)
+    resources: Resources = Resources()
+    priority: int = Field(default=0, ge=-100, le=100)
+    deadline: float | None = Field(default=None, gt=0, le=30 * 86400)
+    grace: float = Field(default=10.0, ge=0, le=600)
+    retries: int = Field(default=0, ge=0, le=10)
+    tags: dict[str, str] = Field(default_factory=dict, max_length=64)
+
+
+class Ended(Lenient):
+    """How an attempt's process group ended (see `cloche_shared.ports.executor.Exit`)."""
+
+    ending: str
+    code: int | None = None
+    signal: int | None = None
+    log_bytes: int = 0
+    log_dropped: int = 0
+    wall_seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    peak_memory: int = 0
+    detail: str = ""
