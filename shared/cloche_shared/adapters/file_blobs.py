@@ -1,0 +1,226 @@
+"""Blobs as files: `<root>/<owner>/<scope>/sha256/<2 hex>/<64 hex>`.
+
+Bytes stream into a file of their own below `tmp`, are hashed on the way, synced, and renamed to
+their digest: a reader finds a blob whole or not at all. Files are read-only. File work is done in
+threads in chunks of a few MiB, so the loop is never held up and 1 GiB is bounded by disk and hash.
+"""
+
+import asyncio
+import hashlib
+import itertools
+import os
+import re
+from collections.abc import AsyncIterable, AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from cloche_shared.blobs.errors import blob_corrupt, blob_not_found, digest_mismatch, disk_error, over_limit
+from cloche_shared.errors import Invalid
+from cloche_shared.ports.blobs import Blob
+
+CHUNK = 4 << 20
+"""Bytes per file operation."""
+
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_SPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
+
+
+@contextmanager
+def _classified() -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise disk_error(error) from error
+
+
+class _Upload:
+    """A blob that is being written. All methods run in threads, one at a time."""
+
+    _numbers = itertools.count()
+
+    def __init__(self, blobs: "FileBlobs") -> None:
+        self._blobs = blobs
+        self.size = 0
+        self._hash = hashlib.sha256()
+        with _classified():
+            blobs.tmp.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.path = blobs.tmp / f"{os.getpid()}-{next(self._numbers)}-{os.urandom(4).hex()}"
+            self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+
+    def write(self, data: bytes) -> None:
+        self._hash.update(data)
+        self.size += len(data)
+        view = memoryview(data)
+        with _classified():
+            while view:
+                view = view[os.write(self._file, view) :]
+
+    def finish(self, digest: str | None) -> Blob:
+        found = "sha256:" + self._hash.hexdigest()
+        if digest is not None and digest != found:
+            raise digest_mismatch(digest, found)
+        target = self._blobs.path(found)
+        with _classified():
+            if not target.exists():
+                os.fchmod(self._file, 0o400)
+                os.fsync(self._file)
+                target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self.path.rename(target)
+                _sync_folder(target.parent)
+        return Blob(found, self.size)
+
+    def close(self) -> None:
+        with suppress(OSError):
+            os.close(self._file)
+        with suppress(OSError):
+            self.path.unlink()
+
+
+def _sync_folder(path: Path) -> None:
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+class FileBlobs:
+    """One space, in a folder of its own."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self.tmp = root / "tmp"
+
+    def path(self, digest: str) -> Path:
+        """Return where a digest's file lies. Raises `Invalid` (code `invalid_digest`)."""
+        if not _DIGEST.fullmatch(digest):
+            raise Invalid("invalid_digest", "A digest has the form sha256:<64 hexadecimal digits>.")
+        name = digest.removeprefix("sha256:")
+        return self._root / "sha256" / name[:2] / name
+
+    async def put(self, chunks: AsyncIterable[bytes], *, digest: str | None = None, limit: int | None = None) -> Blob:
+        upload = await asyncio.to_thread(_Upload, self)
+        try:
+            async for data in _gathered(chunks, limit):
+                await asyncio.to_thread(upload.write, data)
+            return await asyncio.to_thread(upload.finish, digest)
+        finally:
+            upload.close()
+
+    async def put_bytes(self, data: bytes) -> Blob:
+        return await asyncio.to_thread(self._put_bytes, data)
+
+    def _put_bytes(self, data: bytes) -> Blob:
+        digest = "sha256:" + hashlib.sha256(data).hexdigest()
+        if self.path(digest).exists():
+            return Blob(digest, len(data))
+        upload = _Upload(self)
+        try:
+            upload.write(data)
+            return upload.finish(None)
+        finally:
+            upload.close()
+
+    async def put_file(self, path: Path, *, digest: str | None = None) -> Blob:
+        return await asyncio.to_thread(self._put_file, path, digest)
+
+    def _put_file(self, path: Path, digest: str | None) -> Blob:
+        upload = _Upload(self)
+        try:
+            with path.open("rb") as file:
+                while data := file.read(CHUNK):
+                    upload.write(data)
+            return upload.finish(digest)
+        finally:
+            upload.close()
+
+    async def read(self, digest: str, *, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+        file = await asyncio.to_thread(self._open, digest)
+        try:
+            hasher = hashlib.sha256() if start == 0 and end is None else None
+            position = start
+            while data := await asyncio.to_thread(_pread, file, position, end):
+                position += len(data)
+                if hasher is not None:
+                    await asyncio.to_thread(hasher.update, data)
+                yield data
+            if hasher is not None and "sha256:" + hasher.hexdigest() != digest:
+                raise blob_corrupt(digest)
+        finally:
+            os.close(file)
+
+    def _open(self, digest: str) -> int:
+        try:
+            with _classified():
+                return os.open(self.path(digest), os.O_RDONLY | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            raise blob_not_found(digest) from None
+
+    async def read_bytes(self, digest: str, *, limit: int = 16 * 1024 * 1024) -> bytes:
+        return await asyncio.to_thread(self._read_bytes, digest, limit)
+
+    def _read_bytes(self, digest: str, limit: int) -> bytes:
+        file = self._open(digest)
+        with os.fdopen(file, "rb") as stream:
+            if os.fstat(file).st_size > limit:
+                raise over_limit(limit)
+            data = stream.read()
+        if "sha256:" + hashlib.sha256(data).hexdigest() != digest:
+            raise blob_corrupt(digest)
+        return data
+
+    async def size(self, digest: str) -> int | None:
+        return await asyncio.to_thread(self._size, digest)
+
+    def _size(self, digest: str) -> int | None:
+        try:
+            return self.path(digest).stat().st_size
+        except FileNotFoundError:
+            return None
+
+    async def missing(self, digests: list[str]) -> list[str]:
+        return await asyncio.to_thread(lambda: [digest for digest in digests if self._size(digest) is None])
+
+    async def delete(self, digest: str) -> None:
+        path = self.path(digest)
+        with _classified():
+            await asyncio.to_thread(path.unlink, missing_ok=True)
+
+    async def file(self, digest: str) -> Path | None:
+        return self.path(digest) if await self.size(digest) is not None else None
+
+
+async def _gathered(chunks: AsyncIterable[bytes], limit: int | None) -> AsyncIterator[bytes]:
+    """Yield the bytes in pieces of at least `CHUNK`; raise `TooLarge` as soon as `limit` is passed."""
+    buffer = bytearray()
+    total = 0
+    async for chunk in chunks:
+        total += len(chunk)
+        if limit is not None and total > limit:
+            raise over_limit(limit)
+        buffer += chunk
+        if len(buffer) >= CHUNK:
+            yield bytes(buffer)
+            buffer = bytearray()
+    if buffer:
+        yield bytes(buffer)
+
+
+def _pread(file: int, position: int, end: int | None) -> bytes:
+    size = CHUNK if end is None else max(0, min(CHUNK, end - position))
+    with _classified():
+        return os.pread(file, size, position)
+
+
+class FileBlobStore:
+    """All spaces below one folder."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def space(self, owner: str, scope: str) -> FileBlobs:
+        if not (_SPACE.fullmatch(owner) and _SPACE.fullmatch(scope)):
+            raise Invalid("invalid_name", "Owners and scopes of blobs are plain names.")
+        return FileBlobs(self._root / owner / scope)

@@ -1,0 +1,117 @@
+"""What names things: canonical JSON and the digests over it.
+
+`definition_hash` names what was asked (`e1`), `lock_digest` and `manifest_digest` name bytes. The
+scheme never changes under its name: another scheme is `e2` (docs/explanation/environments.md).
+"""
+
+import hashlib
+import json
+import unicodedata
+from collections.abc import Mapping, Sequence
+from urllib.parse import urlsplit, urlunsplit
+
+from packaging.utils import canonicalize_name
+from pydantic import BaseModel
+
+from cloche_shared.contracts.definition import Definition, Lock, PipOptions
+from cloche_shared.contracts.files import Manifest
+from cloche_shared.store.requirements import normalise_requirement
+
+Json = Mapping[str, "Json"] | Sequence["Json"] | str | int | bool | None
+
+SCHEME = "e1"
+RECIPE = 1
+"""Version of how an environment is made from a lock; another recipe means other bytes."""
+
+
+def _nfc(value: object) -> object:
+    if isinstance(value, str):
+        return unicodedata.normalize("NFC", value)
+    if isinstance(value, Mapping):
+        return {unicodedata.normalize("NFC", str(key)): _nfc(item) for key, item in value.items()}
+    if isinstance(value, Sequence):
+        return [_nfc(item) for item in value]
+    return value
+
+
+def canonical_json(value: Json) -> bytes:
+    """Return the one JSON text of a value: sorted keys, no whitespace, UTF-8, NFC, no floats."""
+    return json.dumps(_nfc(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def sha256_digest(data: bytes) -> str:
+    """Return `sha256:<hex>` of bytes."""
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def without_credentials(url: str) -> str:
+    """Return a URL without user name and password; scheme and host in lower case."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2].lower()
+    return urlunsplit((parts.scheme.lower(), host, parts.path, parts.query, parts.fragment))
+
+
+def _index(url: str) -> str:
+    return without_credentials(url).rstrip("/")
+
+
+def _names(names: Sequence[str]) -> list[str]:
+    return sorted({name if name.startswith(":") else canonicalize_name(name) for name in names})
+
+
+def _options(options: PipOptions) -> Json:
+    return {
+        "extra_index_urls": [_index(url) for url in options.extra_index_urls],
+        "index_url": None if options.index_url is None else _index(options.index_url),
+        "no_binary": _names(options.no_binary),
+        "only_binary": _names(options.only_binary),
+        "pre": options.pre,
+        "require_hashes": options.require_hashes,
+    }
+
+
+def hashed_document(definition: Definition, *, platform: str, default_python: str) -> Json:
+    """Return the document that `e1` is the hash of."""
+    section = definition.python
+    return {
+        "pip": sorted({normalise_requirement(line) for line in section.pip}),
+        "pip_options": _options(section.pip_options),
+        "platform": platform,
+        "python": section.version or default_python,
+        "recipe": RECIPE,
+    }
+
+
+def definition_hash(definition: Definition, *, platform: str, default_python: str = "3.11") -> str:
+    """Return `e1:<64 hex>`: the hash of what was asked, for a platform such as `linux-x86_64`.
+
+    `default_python` stands for a version that the definition leaves open. Name, tags and variables
+    are not in it. Raises `Invalid` (code `invalid_requirement`, `requirement_option`).
+    """
+    document = hashed_document(definition, platform=platform, default_python=default_python)
+    return f"{SCHEME}:{hashlib.sha256(canonical_json(document)).hexdigest()}"
+
+
+def _model_json(model: BaseModel) -> bytes:
+    return canonical_json(model.model_dump(mode="json"))
+
+
+def lock_bytes(lock: Lock) -> bytes:
+    """Return the lock's canonical JSON, which is how it is stored."""
+    return _model_json(lock)
+
+
+def lock_digest(lock: Lock) -> str:
+    """Return `sha256:<hex>` of the lock's canonical JSON: the name of exactly these bytes."""
+    return sha256_digest(lock_bytes(lock))
+
+
+def manifest_bytes(manifest: Manifest) -> bytes:
+    """Return the canonical JSON of a manifest, its files sorted by path."""
+    files = sorted(manifest.files, key=lambda entry: entry.path)
+    return canonical_json({"files": [entry.model_dump(mode="json") for entry in files]})
+
+
+def manifest_digest(manifest: Manifest) -> str:
+    """Return `sha256:<hex>` of `manifest_bytes`."""
+    return sha256_digest(manifest_bytes(manifest))
