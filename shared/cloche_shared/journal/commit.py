@@ -73,8 +73,12 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """What a document's body says. `outcome` is what the request `origin.request_id` was answered."""
+    """What a document's body says. `outcome` is what the request `origin.request_id` was answered.
 
+    `id` is unique, so that a writer recognises its own document after an unknown outcome.
+    """
+
+    id: str
     facts: tuple[Fact, ...]
     origin: Origin
     at: str
@@ -84,6 +88,7 @@ class Commit:
         """Return the document's JSON."""
         origin = self.origin
         whole: dict[str, object] = {
+            "id": self.id,
             "facts": [{"type": fact_type(type(fact)), "data": fact.model_dump(mode="json")} for fact in self.facts],
             "at": self.at,
             "actor": [origin.actor.subject, origin.actor.address, origin.actor.request],
@@ -106,6 +111,7 @@ class Written:
     """A commit as it is read back: facts still as JSON."""
 
     key: str
+    id: str
     facts: Sequence[tuple[str, Mapping[str, object]]]
     actor: Actor
     at: str
@@ -130,6 +136,7 @@ def written(document: Document) -> Written:
     body = orjson.loads(document.body)
     return Written(
         key=document.key,
+        id=body["id"],
         facts=[(fact["type"], fact["data"]) for fact in body["facts"]],
         actor=Actor(*body["actor"]),
         at=body["at"],

@@ -16,13 +16,15 @@ class Document:
 
     Keys are `<kind>/<project>/<id>/<seq, 12 digits>`, so that a stream is one range of keys, or
     `answers/<project>/<request id>`. `topic` and `partition_key` say where the document's facts go
-    (an empty topic: nowhere).
+    (an empty topic: nowhere). `sent` is set on documents that are read back: their facts are known
+    to be with the bus.
     """
 
     key: str
     body: bytes
     topic: str = ""
     partition_key: str = ""
+    sent: bool = False
 
 
 class Verdict(Enum):

@@ -1,0 +1,133 @@
+"""Relay: publishes what the journal holds, in order per stream, and marks it as sent.
+
+The writer hands its documents over at once; a sweep finds what a crash left. Document n + 1 of a
+stream goes out only after n is known to be with the bus, by whoever sends it; sending n again is
+harmless.
+"""
+
+import asyncio
+import contextlib
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+from cloche_shared.errors import Unavailable
+from cloche_shared.journal.answers import answer_document
+from cloche_shared.journal.commit import SEQUENCE_DIGITS, StreamId, events_of, written
+from cloche_shared.ports.bus import Bus
+from cloche_shared.ports.journal import Document, Journal, OutcomeUnknownError
+
+SEND_DEADLINE = 10.0
+SWEEP_EVERY = 5.0
+RETRY_DELAYS = (0.1, 0.3, 1.0, 3.0)
+BATCH = 200
+KNOWN_STREAMS = 50_000
+
+
+class Relay:
+    """One service's way from its journal to the bus.
+
+    `answered` is called with stream and request id once a request's answer is known to be written.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        bus: Bus,
+        source: str,
+        *,
+        answered: Callable[[StreamId, str], None] = lambda _stream, _request: None,
+    ) -> None:
+        self._journal = journal
+        self._bus = bus
+        self._source = source
+        self._answered = answered
+        self._offered: dict[str, Document] = {}
+        self._wake = asyncio.Event()
+        self._sent: OrderedDict[str, int] = OrderedDict()
+        self.backlog_failures = 0
+
+    def offer(self, documents: Sequence[Document]) -> None:
+        """Take documents that were just inserted. Never waits; what does not get through is swept up."""
+        self._offered.update((document.key, document) for document in documents if document.topic)
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Send for ever."""
+        failures = 0
+        swept_at = -SWEEP_EVERY
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                if loop.time() - swept_at >= SWEEP_EVERY:
+                    await self.sweep()
+                    swept_at = loop.time()
+                await self.flush()
+                failures = 0
+                self._wake.clear()
+                if not self._offered:
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._wake.wait(), SWEEP_EVERY)
+            except (Unavailable, OutcomeUnknownError, TimeoutError):
+                self.backlog_failures += 1
+                await asyncio.sleep(RETRY_DELAYS[min(failures, len(RETRY_DELAYS) - 1)])
+                failures += 1
+
+    async def sweep(self) -> int:
+        """Take up what the journal holds unsent; return how many documents that were."""
+        found = await self._journal.unsent(BATCH)
+        self._offered.update((document.key, document) for document in found if document.topic)
+        return len(found)
+
+    async def flush(self) -> None:
+        """Send everything that was offered. Raises when the bus or the store does not answer."""
+        while self._offered:
+            batch = sorted(list(self._offered.values())[:BATCH], key=lambda document: document.key)
+            ready = [document for item in batch for document in await self._with_predecessors(item)]
+            unique = list({document.key: document for document in ready}.values())
+            events = [event for document in unique for event in events_of(document, self._source)]
+            async with asyncio.timeout(SEND_DEADLINE):
+                await self._bus.publish(events)
+            await self._settle_answers(unique)
+            await self._journal.mark_sent([document.key for document in unique])
+            for document in unique:
+                self._remember(document.key)
+                self._offered.pop(document.key, None)
+
+    async def _with_predecessors(self, document: Document) -> list[Document]:
+        """Return the document behind those of its stream that are not known to be sent."""
+        stream, seq = _place(document.key)
+        chain = [document]
+        while seq > 1 and self._sent.get(stream, 0) < seq - 1:
+            seq -= 1
+            before = await self._journal.get(f"{stream}/{seq:0{SEQUENCE_DIGITS}d}")
+            if before is None or before.sent:
+                break
+            chain.append(before)
+        return chain[::-1]
+
+    async def _settle_answers(self, documents: Sequence[Document]) -> None:
+        """Insert answers that a crash kept from being written, before their effects count as sent."""
+        for document in documents:
+            if document.key.startswith("answers/"):
+                continue
+            effect = written(document)
+            answer = answer_document(effect)
+            if answer is None:
+                continue
+            if not self._journal.atomic:
+                await self._journal.append_many([answer])
+                self.offer([answer])
+            self._answered(effect.stream, effect.request_id)
+
+    def _remember(self, key: str) -> None:
+        stream, seq = _place(key)
+        self._sent[stream] = max(seq, self._sent.get(stream, 0))
+        self._sent.move_to_end(stream)
+        if len(self._sent) > KNOWN_STREAMS:
+            self._sent.popitem(last=False)
+
+
+def _place(key: str) -> tuple[str, int]:
+    stream, _, tail = key.rpartition("/")
+    numbered = tail.isdigit() and len(tail) == SEQUENCE_DIGITS and not key.startswith("answers/")
+    return (stream, int(tail)) if numbered else (key, 1)
