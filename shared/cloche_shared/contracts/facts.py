@@ -146,6 +146,36 @@ class ImageEvicted(Fact):
     """What was built is no longer kept; the next request builds it again from its lock."""
 
 
+class BuildSubmitted(Fact):
+    """Somebody wants an environment built (`buildrequest/<project>/<id>`)."""
+
+    references: References
+    target: Target = "process"
+    refresh: bool = False
+
+
+class BuildAssigned(Fact):
+    """The request's references are resolved and its build is known."""
+
+    environment: ResolvedEnvironment
+    build_id: str
+    scope: str
+
+
+class BuildCompleted(Fact):
+    """What the request asked for can be used."""
+
+    lock_digest: Digest
+    image: str
+    reused: bool
+
+
+class BuildFailed(Fact):
+    """What the request asked for cannot be had."""
+
+    problem: Problem
+
+
 class ImageProvided(Fact):
     """Answer: what was asked for can be used. `reused` tells that nothing had to be built for it."""
 
@@ -391,6 +421,7 @@ TOPICS = {
     "environment": "cloche.environments",
     "model": "cloche.models",
     "build": "cloche.builds",
+    "buildrequest": "cloche.builds",
     "run": "cloche.runs",
     "node": "cloche.nodes",
     "service": "cloche.services",

@@ -1,0 +1,65 @@
+"""What every service offers to the composition that runs it."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from fastapi import APIRouter
+
+from cloche_shared.access import AccessTable
+from cloche_shared.lifecycle import Lifecycle
+from cloche_shared.ports.blobs import BlobStore
+from cloche_shared.ports.bus import Bus
+from cloche_shared.ports.journal import Journal, Leases
+from cloche_shared.ports.platform import Clock, Http, Random
+from cloche_shared.ports.views import Views
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """The ports that every service is built from; `journal`, `views` and `leases` are its own.
+
+    `exclusive` promises that no other process writes to this journal. `installation` names this
+    installation in positions and labels.
+    """
+
+    journal: Journal
+    views: Views
+    leases: Leases
+    bus: Bus
+    blobs: BlobStore
+    clock: Clock
+    random: Random
+    http: Http
+    access: AccessTable
+    installation: str
+    exclusive: bool = False
+    relays: bool = True
+
+
+Check = Callable[[], Awaitable[str | None]]
+"""Returns None when a part works, else a sentence that says what is wrong with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surface:
+    """What a service shows to HTTP: its router, raw ASGI apps by path prefix, readiness checks by name."""
+
+    router: APIRouter
+    ahead: Mapping[str, object] = field(default_factory=dict)
+    checks: Mapping[str, Check] = field(default_factory=dict)
+
+
+class Service(Protocol):
+    """One of the four."""
+
+    @property
+    def name(self) -> str:
+        """`registry`, `builder`, `runner` or `deployer`."""
+
+    @property
+    def surface(self) -> Surface:
+        """What it shows to HTTP; complete before `start`."""
+
+    async def start(self, lifecycle: Lifecycle) -> None:
+        """Start consumers, relay and loops as tasks of `lifecycle`, which also stops them."""
