@@ -1,0 +1,1 @@
+"""The name `cloche` inside a run whose environment has no such package: `cloche.core.Run`."""

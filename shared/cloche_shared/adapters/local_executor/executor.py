@@ -1,0 +1,111 @@
+"""The executor itself: starts, adopts and forgets groups whose folders lie under one root."""
+
+import asyncio
+import os
+from collections import defaultdict
+from pathlib import Path
+
+from cloche_shared.adapters.local_executor import folder as folders
+from cloche_shared.adapters.local_executor.nursery import Nursery
+from cloche_shared.adapters.local_executor.process import LocalProcess
+from cloche_shared.errors import Conflict, Unavailable
+from cloche_shared.ports.executor import Process, ProcessSpec
+
+
+class LocalExecutor:
+    """Groups on this machine. `root` (0700) holds a folder for each; one executor at a time may use it."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._nursery = Nursery()
+        self._known: dict[str, LocalProcess] = {}
+        self._prepared = False
+        self._preparing = asyncio.Lock()
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    async def warm(self) -> None:
+        """Start the nursery now, so that the first run does not wait for it."""
+        await self._nursery.warm()
+
+    async def start(self, spec: ProcessSpec) -> Process:
+        folder = folders.place(self._root, spec.id)
+        await self._prepare()
+        async with self._locks[spec.id]:
+            process = self._known.get(spec.id)
+            if process is not None:
+                return process
+            if await asyncio.to_thread(folders.create, folder, spec):
+                return await self._begin(spec.id, folder)
+            return await self._join(folder)
+
+    async def adopt(self, owner: str) -> list[Process]:
+        processes = []
+        await self._prepare()
+        for folder in await asyncio.to_thread(folders.owned, self._root, owner):
+            async with self._locks[folder.name]:
+                processes.append(self._known.get(folder.name) or await self._join(folder))
+        return [*processes]
+
+    async def forget(self, process_id: str) -> None:
+        folder = folders.place(self._root, process_id)
+        async with self._locks[process_id]:
+            ended = await asyncio.to_thread(_ended, folder)
+            if not ended:
+                raise Conflict(
+                    "process_lives",
+                    f"The process {process_id} cannot be forgotten.",
+                    why="It still lives.",
+                    todo="Cancel it and wait for its end first.",
+                )
+            process = self._known.pop(process_id, None)
+            if process is not None:
+                await process.wait()
+            await asyncio.to_thread(folders.remove, folder)
+        self._locks.pop(process_id, None)
+
+    async def close(self) -> None:
+        """Let go of everything: the nursery ends, the groups live on for the next owner."""
+        for process in list(self._known.values()):
+            await process.leave()
+        self._known.clear()
+        await self._nursery.close()
+
+    async def _prepare(self) -> None:
+        """Clear the root once, before anything is made in it."""
+        async with self._preparing:
+            if not self._prepared:
+                await asyncio.to_thread(folders.tidy, self._root)
+                self._prepared = True
+
+    async def _begin(self, process_id: str, folder: Path) -> LocalProcess:
+        """Have a supervisor raised for a fresh folder and wait for its first word."""
+        process = LocalProcess(process_id, folder)
+        try:
+            process.attend(await self._nursery.fork(folder))
+        except Unavailable:
+            await asyncio.to_thread(folders.remove, folder)
+            raise
+        self._known[process_id] = process
+        if await process.met():
+            return process
+        ended = await process.wait()
+        del self._known[process_id]
+        await asyncio.to_thread(folders.remove, folder)
+        raise Unavailable(
+            "executor_unavailable",
+            f"The process {process_id} could not be started.",
+            why=ended.detail,
+            todo="Look at the limits of this machine (processes, memory, disk) and try again.",
+        )
+
+    async def _join(self, folder: Path) -> LocalProcess:
+        """Attend to a group that a former owner left."""
+        process = LocalProcess(folder.name, folder)
+        self._known[folder.name] = process
+        process.attend(None)
+        await process.met()
+        return process
+
+
+def _ended(folder: Path) -> bool:
+    return not os.path.lexists(folder) or folders.settle(folder) is not None

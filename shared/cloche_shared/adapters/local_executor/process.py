@@ -1,0 +1,168 @@
+"""A supervised group, seen from the service."""
+
+import asyncio
+import json
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
+from typing import cast
+
+from cloche_shared.adapters.local_executor import folder as folders
+from cloche_shared.ports.executor import Exit, LogChunk
+
+_CHUNK = 256 * 1024
+_AGAIN = 0.05  # seconds before a lost connection to a living supervisor is tried again
+
+
+class LocalProcess:
+    """One group: a connection to its supervisor while that lives, its folder afterwards."""
+
+    def __init__(self, process_id: str, folder: Path) -> None:
+        self._id = process_id
+        self._folder = folder
+        self._pid = 0
+        self._began: bool | None = None
+        self._exit: Exit | None = None
+        self._size = 0
+        self._follows = False
+        self._met = False
+        self._writer: asyncio.StreamWriter | None = None
+        self._unsent: list[dict[str, object]] = []
+        self._changed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def id(self) -> str:
+        return self._id
+
+    @property
+    def pid(self) -> int:
+        return self._pid
+
+    def attend(self, connection: socket.socket | None) -> None:
+        """Begin to listen to the supervisor, over a fresh connection or by connecting to its socket."""
+        self._task = asyncio.create_task(self._live(connection), name=f"executor:{self._id}")
+
+    async def met(self) -> bool:
+        """Wait for the supervisor's first word; false when it ended without one."""
+        while not self._met and self._exit is None:
+            await self._changed.wait()
+        return self._met
+
+    async def started(self) -> bool:
+        while self._began is None and self._exit is None:
+            await self._changed.wait()
+        return bool(self._began) if self._exit is None else self._exit.started
+
+    async def wait(self) -> Exit:
+        while self._exit is None:
+            await self._changed.wait()
+        return self._exit
+
+    async def cancel(self, *, grace: float | None = None) -> None:
+        self._send({"do": "cancel", "grace": grace})
+
+    async def grant(self, seconds: float) -> None:
+        self._send({"do": "grant", "seconds": seconds})
+
+    async def log(self, offset: int = 0, *, follow: bool = True) -> AsyncIterator[LogChunk]:
+        if follow and not self._follows:
+            self._follows = True
+            self._send({"do": "follow"})
+        while True:
+            changed, ended = self._changed, self._exit is not None
+            data = await asyncio.to_thread(folders.read_log, self._folder, offset, _CHUNK)
+            if data:
+                yield LogChunk(offset, data)
+                offset += len(data)
+            elif ended or not follow:
+                return
+            elif self._size <= offset:
+                await changed.wait()
+
+    async def leave(self) -> None:
+        """Stop listening; the group lives on."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    # --- the connection
+
+    async def _live(self, connection: socket.socket | None) -> None:
+        """Listen until the end is known, connecting again as long as the supervisor lives."""
+        while self._exit is None:
+            connection = connection or await asyncio.to_thread(_connect, self._folder)
+            if connection is not None:
+                await self._listen(connection)
+                connection = None
+            if self._exit is None:
+                self._decide(await asyncio.to_thread(folders.settle, self._folder))
+            if self._exit is None:
+                await asyncio.sleep(_AGAIN)
+
+    async def _listen(self, connection: socket.socket) -> None:
+        reader, self._writer = await asyncio.open_connection(sock=connection)
+        try:
+            for command in [{"do": "follow"}] * self._follows + self._unsent:
+                self._send(command)
+            self._unsent = []
+            while line := await reader.readline():
+                self._hear(cast("dict[str, object]", json.loads(line)))
+        except (OSError, ValueError):
+            return
+        finally:
+            writer, self._writer = self._writer, None
+            writer.close()
+
+    def _send(self, command: dict[str, object]) -> None:
+        """Send a command now, or as soon as the supervisor can be reached; the dead need none."""
+        if self._writer is not None:
+            self._writer.write(json.dumps(command).encode() + b"\n")
+        elif self._exit is None and command["do"] != "follow":
+            self._unsent.append(command)
+
+    def _hear(self, message: dict[str, object]) -> None:
+        self._met = True
+        at = message.pop("at")
+        if at == "exited":
+            self._decide(folders.exit_from(message))
+            return
+        self._pid = cast("int", message.get("pid", self._pid))
+        self._size = cast("int", message.get("size", self._size))
+        if at in ("started", "not_started"):
+            self._began = at == "started"
+        elif at == "up" and self._began is None:
+            self._began = cast("bool | None", message["started"])
+        self._tell()
+
+    def _decide(self, ended: Exit | None) -> None:
+        if ended is not None:
+            self._exit = ended
+            self._size = ended.log_bytes
+            self._tell()
+
+    def _tell(self) -> None:
+        """Wake everybody who waits for news."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+
+def _connect(folder: Path) -> socket.socket | None:
+    """Connect to the supervisor of a folder, however long its path: a socket's may have 107 bytes."""
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.connect(f"/proc/self/fd/{fd}/sock")
+    except OSError:
+        connection.close()
+        return None
+    finally:
+        os.close(fd)
+    connection.setblocking(False)  # noqa: FBT003 - the socket's own signature
+    return connection
