@@ -1,0 +1,184 @@
+"""A small broker in memory: topics with partitions, durable groups, dead letters.
+
+It has no thread and no clock but the event loop's, so that a seed replays it.
+"""
+
+import asyncio
+import zlib
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from cloche_shared.adapters.memory_faults import NO_FAULTS, Faults
+from cloche_shared.contracts.envelope import Event
+from cloche_shared.ports.bus import DeadLetter, Delivery, Subscription
+
+
+@dataclass(slots=True)
+class Partition:
+    """A log: deliveries in order, and when (by the loop's clock) each becomes visible."""
+
+    source: str
+    log: list[Delivery] = field(default_factory=list)
+    visible: list[float] = field(default_factory=list)
+
+    def add(self, event: Event | None, key: str, at: float, raw: bytes = b"", reason: str = "") -> None:
+        """Append; what comes later is never visible earlier."""
+        self.log.append(Delivery(self.source, len(self.log), key, event, raw, reason))
+        self.visible.append(max(at, self.visible[-1]) if self.visible else at)
+
+
+class MemoryBroker:
+    """What outlives the buses that talk to it: logs, offsets, dead letters and the members of groups."""
+
+    def __init__(self, *, partitions: int = 4) -> None:
+        self.count = partitions
+        self.topics: defaultdict[str, list[Partition]] = defaultdict(list)
+        self.offsets: dict[tuple[str, str], int] = {}
+        self.dead: list[DeadLetter] = []
+        self.members: defaultdict[str, list[MemorySubscription]] = defaultdict(list)
+        self.followers: list[MemorySubscription] = []
+
+    def partitions(self, topic: str) -> list[Partition]:
+        """Return a topic's partitions, creating them at first."""
+        found = self.topics[topic]
+        if not found:
+            found.extend(Partition(f"{topic}/{number}") for number in range(self.count))
+        return found
+
+    def place(self, topic: str, key: str) -> Partition:
+        """Return the partition of a key (the same in every process)."""
+        return self.partitions(topic)[zlib.crc32(key.encode()) % self.count]
+
+    def wake(self) -> None:
+        """Let every subscription look again."""
+        for subscription in self.followers:
+            subscription.wake()
+
+    def share(self, group: str) -> None:
+        """Deal the partitions of a group's topics to its members, who start at the committed offsets."""
+        members = self.members[group]
+        for index, member in enumerate(members):
+            found = (part for topic in member.topics for part in self.partitions(topic))
+            mine = [part for number, part in enumerate(found) if number % len(members) == index]
+            member.assign({part.source: (part, self.offsets.get((group, part.source), 0)) for part in mine})
+
+
+class MemoryBus:
+    """Bus over a broker in memory. `delay` holds back every delivery by so many seconds."""
+
+    def __init__(self, broker: MemoryBroker | None = None, *, delay: float = 0.0, faults: Faults = NO_FAULTS) -> None:
+        self.broker = broker or MemoryBroker()
+        self._delay = delay
+        self._faults = faults
+
+    async def publish(self, events: Sequence[Event]) -> None:
+        await self._faults.before("publish")
+        loop = asyncio.get_running_loop()
+        for event in events:
+            first, *again = self._faults.copies(event.id)
+            self._add(event, first)
+            for later in again:
+                loop.call_later(later, self._add, event, 0.0)
+        self.broker.wake()
+        await self._faults.after("publish")
+
+    def publish_raw(self, topic: str, key: str, raw: bytes, reason: str) -> None:
+        """Put bytes into a topic that are not an event, as a foreign producer would."""
+        self.broker.place(topic, key).add(None, key, asyncio.get_running_loop().time() + self._delay, raw, reason)
+        self.broker.wake()
+
+    @asynccontextmanager
+    async def subscribe(self, group: str, topics: Sequence[str]) -> AsyncIterator[Subscription]:
+        subscription = MemorySubscription(self.broker, group, topics)
+        members = self.broker.members[group]
+        members.append(subscription)
+        self.broker.followers.append(subscription)
+        self.broker.share(group)
+        try:
+            yield subscription
+        finally:
+            members.remove(subscription)
+            self.broker.followers.remove(subscription)
+            self.broker.share(group)
+
+    @asynccontextmanager
+    async def tail(self, topics: Sequence[str], *, from_start: bool = False) -> AsyncIterator[Subscription]:
+        subscription = MemorySubscription(self.broker, "", topics)
+        found = [part for topic in topics for part in self.broker.partitions(topic)]
+        subscription.assign({part.source: (part, 0 if from_start else len(part.log)) for part in found})
+        self.broker.followers.append(subscription)
+        try:
+            yield subscription
+        finally:
+            self.broker.followers.remove(subscription)
+
+    async def bury(self, letter: DeadLetter) -> None:
+        await self._faults.before("bury")
+        self.broker.dead.append(letter)
+        await self._faults.after("bury")
+
+    def _add(self, event: Event, latency: float) -> None:
+        at = asyncio.get_running_loop().time() + self._delay + latency
+        self.broker.place(event.topic, event.key).add(event, event.key, at)
+        self.broker.wake()
+
+
+class MemorySubscription:
+    """A member's place in the partitions that it was dealt."""
+
+    def __init__(self, broker: MemoryBroker, group: str, topics: Sequence[str]) -> None:
+        self.topics = tuple(dict.fromkeys(topics))
+        self._broker = broker
+        self._group = group
+        self._places: dict[str, tuple[Partition, int]] = {}
+        self._changed = asyncio.Event()
+
+    def assign(self, places: Mapping[str, tuple[Partition, int]]) -> None:
+        """Take over partitions; one that is kept goes on where it is."""
+        self._places = {source: self._places.get(source, place) for source, place in places.items()}
+        self.wake()
+
+    def wake(self) -> None:
+        """Look for messages again."""
+        self._changed.set()
+
+    async def fetch(self, limit: int = 500) -> Sequence[Delivery]:
+        loop = asyncio.get_running_loop()
+        while True:
+            self._changed.clear()
+            now = loop.time()
+            found = self._take(now, limit)
+            if found:
+                return found
+            later = [part.visible[place] for part, place in self._places.values() if place < len(part.log)]
+            timer = loop.call_at(min(later), self.wake) if later else None
+            try:
+                await self._changed.wait()
+            finally:
+                if timer is not None:
+                    timer.cancel()
+
+    async def commit(self, offsets: dict[str, int]) -> None:
+        for source, offset in offsets.items():
+            if self._group and source in self._places:
+                self._broker.offsets[self._group, source] = offset
+
+    async def lag(self) -> int:
+        return sum(len(part.log) - place for part, place in self._places.values())
+
+    def _take(self, now: float, limit: int) -> list[Delivery]:
+        found: list[Delivery] = []
+        for source, (part, place) in self._places.items():
+            count = sum(1 for _ in self._ready(part, place, limit - len(found), now))
+            found.extend(part.log[place : place + count])
+            self._places[source] = (part, place + count)
+        return found
+
+    @staticmethod
+    def _ready(part: Partition, place: int, limit: int, now: float) -> Iterable[float]:
+        for at in part.visible[place : place + limit]:
+            if at > now:
+                return
+            yield at

@@ -1,0 +1,240 @@
+"""The bus of one machine: the journals are the log, so there is nothing to send and nothing to poll.
+
+After each commit the writer hands over the documents that it holds in memory; each is decoded once
+and the same deliveries go to all subscriptions that want its topic. A subscription that is behind
+(at its start, or when its tail overflowed) reads the tables until it has caught up.
+
+An offset is `position << 16 | index of the fact`, so that a document's facts are told apart.
+"""
+
+import asyncio
+import sqlite3
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from itertools import islice
+
+from cloche_shared.adapters.sqlite.letters import RESENT, Letter, Letters
+from cloche_shared.adapters.sqlite.writer import Placed, Writer
+from cloche_shared.contracts.envelope import Event
+from cloche_shared.journal.commit import events_of
+from cloche_shared.ports.bus import DeadLetter, Delivery, Subscription
+from cloche_shared.ports.journal import Document
+
+_SHIFT = 16
+_TAIL = 20_000
+_PAGE = 500
+
+
+class JournalBus:
+    """Bus over the journals of a file. `delay` holds every delivery back by so many seconds.
+
+    Offsets are remembered with the next commit or within a second: a crash means redelivery of what
+    was handled in that time. A group has one subscription at a time.
+    """
+
+    def __init__(self, heads: Mapping[str, int], reader: sqlite3.Connection, writer: Writer, delay: float) -> None:
+        self.released = dict(heads)
+        self.reader = reader
+        self.writer = writer
+        self._delay = delay
+        self._held: deque[tuple[float, str, Placed]] = deque()
+        self._wanted: defaultdict[str, list[JournalSubscription]] = defaultdict(list)
+        self._offsets: dict[tuple[str, str], int] = {}
+        self._letters = Letters(reader, writer)
+        writer.listen(self._committed)
+
+    async def publish(self, events: Sequence[Event]) -> None:
+        """Do nothing: what the journal holds is published."""
+
+    @asynccontextmanager
+    async def _joined(self, subscription: "JournalSubscription") -> AsyncIterator[Subscription]:
+        for topic in subscription.topics:
+            self._wanted[topic].append(subscription)
+        try:
+            yield subscription
+        finally:
+            for topic in subscription.topics:
+                self._wanted[topic].remove(subscription)
+
+    def subscribe(self, group: str, topics: Sequence[str]) -> AbstractAsyncContextManager[Subscription]:
+        sources = (*self.released, RESENT)
+        return self._joined(
+            JournalSubscription(self, group, topics, {name: self._offset(group, name) for name in sources})
+        )
+
+    def tail(self, topics: Sequence[str], *, from_start: bool = False) -> AbstractAsyncContextManager[Subscription]:
+        start = {name: 0 if from_start else (head + 1) << _SHIFT for name, head in self.released.items()}
+        return self._joined(JournalSubscription(self, "", topics, start))
+
+    async def bury(self, letter: DeadLetter) -> None:
+        await self._letters.put(letter)
+
+    async def letters(self, limit: int = 100, *, after: int = 0) -> list[Letter]:
+        """Return dead letters with an id greater than `after`, oldest first."""
+        return self._letters.page(limit, after)
+
+    async def resend(self, letter_id: int) -> None:
+        """Deliver a dead letter again to the group that buried it. Raises `NotFound` (`letter_not_found`)."""
+        group = await self._letters.resend(letter_id)
+        for subscription in {sub for subs in self._wanted.values() for sub in subs if sub.group == group}:
+            subscription.look(RESENT)
+
+    def remember(self, group: str, source: str, offset: int) -> None:
+        """Keep a group's next offset; it is written with the next commit."""
+        if self._offsets.get((group, source)) == offset:
+            return
+        self._offsets[group, source] = offset
+        sql = "INSERT OR REPLACE INTO offsets VALUES (?,?,?)"
+        self.writer.write_lazily(("offset", group, source), sql, (group, source, offset))
+        if source == RESENT:
+            self._letters.forget(group, offset >> _SHIFT)
+
+    def page(self, group: str, source: str, topics: Sequence[str], start: int) -> list[Delivery]:
+        """Return the next deliveries of a source from the tables, of up to 500 documents; none: caught up."""
+        if source == RESENT:
+            rows = self._letters.resent(group, start >> _SHIFT, _PAGE)
+            return [item for pos, letter in rows if (item := _again(letter, pos << _SHIFT)).offset >= start]
+        marks = ",".join("?" * len(topics))
+        sql = (
+            f"SELECT pos,key,body,topic,partition_key FROM {source}_journal"  # noqa: S608 - our own name
+            f" WHERE pos>=? AND pos<=? AND topic IN ({marks}) ORDER BY pos LIMIT ?"
+        )
+        rows = self.reader.execute(sql, (start >> _SHIFT, self.released[source], *topics, _PAGE)).fetchall()
+        found = (deliveries(source, pos, Document(*columns)) for pos, *columns in rows)
+        return [item for items in found for item in items if item.offset >= start]
+
+    def waiting(self, source: str, topics: Sequence[str], start: int) -> int:
+        """Return how many documents of these topics lie behind `start`."""
+        if source == RESENT:
+            return 0
+        marks = ",".join("?" * len(topics))
+        sql = f"SELECT count(*) FROM {source}_journal WHERE pos>=? AND pos<=? AND topic IN ({marks})"  # noqa: S608 - our own name
+        return int(self.reader.execute(sql, (start >> _SHIFT, self.released[source], *topics)).fetchone()[0])
+
+    def _offset(self, group: str, source: str) -> int:
+        known = self._offsets.get((group, source))
+        if known is not None:
+            return known
+        sql = "SELECT next FROM offsets WHERE consumers=? AND source=?"
+        row = self.reader.execute(sql, (group, source)).fetchone()
+        return int(row[0]) if row else 0
+
+    def _committed(self, source: str, placed: Placed) -> None:
+        if self._delay <= 0:
+            self._release(source, placed)
+            return
+        loop = asyncio.get_running_loop()
+        self._held.append((loop.time() + self._delay, source, placed))
+        if len(self._held) == 1:
+            loop.call_later(self._delay, self._release_due)
+
+    def _release_due(self) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time() + 1e-6
+        while self._held and self._held[0][0] <= now:
+            _, source, placed = self._held.popleft()
+            self._release(source, placed)
+        if self._held:
+            loop.call_at(self._held[0][0], self._release_due)
+
+    def _release(self, source: str, placed: Placed) -> None:
+        if not placed:
+            return
+        for pos, document in placed:
+            subscriptions = self._wanted.get(document.topic)
+            if subscriptions:
+                items = deliveries(source, pos, document)
+                for subscription in subscriptions:
+                    subscription.push(source, items)
+        self.released[source] = placed[-1][0]
+
+
+class JournalSubscription:
+    """A group's (or nobody's) place in the journals."""
+
+    def __init__(self, bus: JournalBus, group: str, topics: Sequence[str], start: Mapping[str, int]) -> None:
+        self.group = group
+        self.topics = tuple(dict.fromkeys(topics))
+        self._bus = bus
+        self._next = dict(start)
+        self._behind = set(start)
+        self._tail: deque[Delivery] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+
+    async def fetch(self, limit: int = 500) -> Sequence[Delivery]:
+        while not self._tail:
+            if self._behind:
+                self._catch_up()
+                # Reading pages never suspends by itself; others want the loop too.
+                await asyncio.sleep(0)
+                continue
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        tail = self._tail
+        if len(tail) <= limit:
+            found = list(tail)
+            tail.clear()
+            return found
+        found = list(islice(tail, limit))
+        for _ in found:
+            tail.popleft()
+        return found
+
+    async def commit(self, offsets: dict[str, int]) -> None:
+        if not self.group:
+            return
+        for source, offset in offsets.items():
+            self._bus.remember(self.group, source, self._beyond_others(source, offset))
+
+    async def lag(self) -> int:
+        return len(self._tail) + sum(self._bus.waiting(name, self.topics, self._next[name]) for name in self._behind)
+
+    def push(self, source: str, items: list[Delivery]) -> None:
+        """Take fresh deliveries, unless older ones of that source must be read first."""
+        if source in self._behind:
+            return
+        if len(self._tail) >= _TAIL:
+            self._behind.add(source)
+            return
+        self._tail.extend(items)
+        self._next[source] = items[-1].offset + 1
+        self._wake()
+
+    def look(self, source: str) -> None:
+        """Read the table of a source again."""
+        self._behind.add(source)
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _catch_up(self) -> None:
+        for source in sorted(self._behind):
+            found = self._bus.page(self.group, source, self.topics, self._next[source])
+            if found:
+                self._tail.extend(found)
+                self._next[source] = found[-1].offset + 1
+            else:
+                self._behind.discard(source)
+
+    def _beyond_others(self, source: str, offset: int) -> int:
+        """Skip documents of other topics, so that a restart does not read them again."""
+        caught_up = not self._tail and source not in self._behind and self._next[source] == offset
+        return max(offset, (self._bus.released[source] + 1) << _SHIFT) if caught_up and source != RESENT else offset
+
+
+def deliveries(source: str, pos: int, document: Document) -> list[Delivery]:
+    """Return one delivery per fact of a document (one without an event when it cannot be read)."""
+    key, first = document.partition_key, pos << _SHIFT
+    try:
+        events = events_of(document, f"/cloche/{source}")
+    except (ValueError, KeyError, TypeError) as error:
+        return [Delivery(source, first, key, None, document.body, f"{type(error).__name__}: {error}")]
+    return [Delivery(source, first + index, key, event) for index, event in enumerate(events)]
+
+
+def _again(letter: DeadLetter, offset: int) -> Delivery:
+    was = letter.delivery
+    return Delivery(RESENT, offset, was.key, was.event, was.raw, was.reason)

@@ -1,0 +1,313 @@
+"""The one thread that writes: group commit for everything that waits.
+
+Whatever is queued when a commit ends goes into the next transaction, so one sync of the disk serves
+all services at once. Documents and dead letters are durable when their future resolves. View rows,
+leases, marks and offsets can be had again, so they never cost a sync: in a transaction with
+documents they ride along, and without one the transaction runs with `synchronous=NORMAL`, under which
+SQLite in WAL mode writes but does not sync (the next durable commit syncs them too, because the log is one file).
+"""
+
+import asyncio
+import queue
+import sqlite3
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from cloche_shared.adapters.sqlite.schema import is_broken, unavailable
+from cloche_shared.errors import Unavailable
+from cloche_shared.ports.journal import Document, OutcomeUnknownError, Verdict
+
+Placed = list[tuple[int, Document]]
+"""Documents with the positions that they got in their service's journal."""
+Listener = Callable[[str, Placed], None]
+
+LAZY_SECONDS = 1.0
+_MOST = 4096
+_STEP = 16
+_WIDEST = 128
+
+
+@dataclass(slots=True)
+class Append:
+    """One call of `append_many`."""
+
+    service: str
+    documents: Sequence[Document]
+    future: asyncio.Future[list[Verdict]]
+    verdicts: list[Verdict] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Write:
+    """One statement with its rows. `then` runs on the loop after the commit, before the future resolves."""
+
+    sql: str
+    rows: Sequence[Sequence[object]]
+    future: asyncio.Future[list[Verdict]] | None = None
+    durable: bool = False
+    then: Callable[[], None] | None = None
+
+
+class _Stop:
+    """Ends the thread."""
+
+
+Operation = Append | Write
+
+
+class Writer:
+    """Owns the writing connection and its thread; called from one event loop."""
+
+    def __init__(self, connection: sqlite3.Connection, services: Sequence[str]) -> None:
+        self._connection = connection
+        self._loop = asyncio.get_running_loop()
+        self._queue: queue.SimpleQueue[Operation | _Stop | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._lazy: dict[tuple[str, ...], Write] = {}
+        self._flush: asyncio.TimerHandle | None = None
+        self._durable = True
+        self._failed = False
+        self._closed = False
+        self._ended = asyncio.Event()
+        self._heads = {name: _head(connection, name) for name in services}
+        self._listeners: list[Listener] = []
+        self._thread = threading.Thread(target=self._work, name="sqlite-writer", daemon=True)
+        self._thread.start()
+
+    def heads(self) -> dict[str, int]:
+        """Return the last position of each journal, as it was when the file was opened."""
+        return dict(self._heads)
+
+    def listen(self, listener: Listener) -> None:
+        """Call `listener` on the loop with what each commit added to a journal."""
+        self._listeners.append(listener)
+
+    async def append(self, service: str, documents: Sequence[Document]) -> list[Verdict]:
+        """Insert documents in order; durable when it returns."""
+        future: asyncio.Future[list[Verdict]] = self._loop.create_future()
+        self._put(Append(service, documents, future))
+        return await future
+
+    async def write(
+        self,
+        sql: str,
+        rows: Sequence[Sequence[object]],
+        *,
+        durable: bool = False,
+        then: Callable[[], None] | None = None,
+    ) -> None:
+        """Run a statement for each row; when it returns, readers see it."""
+        future: asyncio.Future[list[Verdict]] = self._loop.create_future()
+        self._put(Write(sql, rows, future, durable, then))
+        await future
+
+    def write_lazily(self, name: tuple[str, ...], sql: str, row: Sequence[object]) -> None:
+        """Write a row with the next transaction, or after a second; a later row of that name replaces it."""
+        with self._lock:
+            self._lazy[name] = Write(sql, [row])
+        if self._flush is None and not self._closed:
+            self._flush = self._loop.call_later(LAZY_SECONDS, self._flush_now)
+
+    async def close(self) -> None:
+        """Write what is queued, and end the thread."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._flush is not None:
+            self._flush.cancel()
+        self._queue.put(_Stop())
+        await self._ended.wait()
+        self._thread.join()
+
+    def _put(self, operation: Operation) -> None:
+        if self._closed or self._failed:
+            raise _store_failed() if self._failed else _closed()
+        self._queue.put(operation)
+
+    def _flush_now(self) -> None:
+        self._flush = None
+        if not self._closed:
+            self._queue.put(None)
+
+    # Everything below runs in the thread, but `_settle`.
+
+    def _work(self) -> None:
+        while True:
+            batch: list[Operation] = []
+            going_on = self._collect(batch)
+            with self._lock:
+                lazy, self._lazy = list(self._lazy.values()), {}
+            if batch or lazy:
+                self._run(batch, lazy)
+            if not going_on:
+                self._loop.call_soon_threadsafe(self._ended.set)
+                return
+
+    def _collect(self, batch: list[Operation]) -> bool:
+        """Take all that waits (at least one thing). Return false when the end was asked for."""
+        item = self._queue.get()
+        while True:
+            if isinstance(item, _Stop):
+                return False
+            if item is not None:
+                batch.append(item)
+            if len(batch) >= _MOST:
+                return True
+            try:
+                item = self._queue.get_nowait()
+            except queue.Empty:
+                return True
+
+    def _run(self, batch: list[Operation], lazy: list[Write]) -> None:
+        if self._failed:
+            self._tell(batch, _store_failed(), {})
+            return
+        try:
+            placed = self._transact(batch, lazy)
+        except sqlite3.OperationalError as error:
+            self._rollback()
+            self._tell(batch, self._judge(error), {})
+        except Exception as error:  # noqa: BLE001 - one bad row must neither end the thread nor fail its neighbours
+            self._rollback()
+            if len(batch) <= 1:
+                self._tell(batch, error, {})
+                return
+            for operation in batch:
+                self._run([operation], [])
+        else:
+            self._tell(batch, None, placed)
+
+    def _judge(self, error: sqlite3.Error) -> Exception:
+        if is_broken(error):
+            self._failed = True
+            return OutcomeUnknownError(str(error))
+        return unavailable(error)
+
+    def _rollback(self) -> None:
+        try:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+        except sqlite3.Error:
+            self._failed = True
+
+    def _transact(self, batch: list[Operation], lazy: list[Write]) -> dict[str, Placed]:
+        appends: defaultdict[str, list[Append]] = defaultdict(list)
+        writes: list[Write] = []
+        for operation in batch:
+            if isinstance(operation, Append):
+                appends[operation.service].append(operation)
+            else:
+                writes.append(operation)
+        self._sync_mode(durable=bool(appends) or any(write.durable for write in writes))
+        execute = self._connection.execute
+        execute("BEGIN IMMEDIATE")
+        placed = {service: self._insert(service, calls) for service, calls in appends.items()}
+        for write in (*writes, *lazy):
+            if len(write.rows) == 1:
+                execute(write.sql, write.rows[0])
+            else:
+                self._connection.executemany(write.sql, write.rows)
+        execute("COMMIT")
+        for service, documents in placed.items():
+            self._heads[service] += len(documents)
+        return placed
+
+    def _sync_mode(self, *, durable: bool) -> None:
+        if durable != self._durable:
+            self._connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+            self._durable = durable
+
+    def _insert(self, service: str, calls: list[Append]) -> Placed:
+        """Insert all calls' documents in few statements; only when a key is held, one by one."""
+        head = self._heads[service]
+        documents = [document for call in calls for document in call.documents]
+        placed = list(enumerate(documents, head + 1))
+        self._connection.execute("SAVEPOINT many")
+        if self._insert_all(service, placed):
+            for call in calls:
+                call.verdicts = [Verdict.INSERTED] * len(call.documents)
+            self._connection.execute("RELEASE many")
+            return placed
+        self._connection.execute("ROLLBACK TO many")
+        self._connection.execute("RELEASE many")
+        return self._insert_singly(service, calls, head)
+
+    def _insert_all(self, service: str, placed: Placed) -> bool:
+        # Few wide statements instead of `executemany`: sqlite3 lets go of the interpreter lock at each
+        # row, and under a busy event loop each time costs a whole switch interval to get it back.
+        start = 0
+        while start < len(placed):
+            rest = len(placed) - start
+            count = min(_WIDEST, rest - rest % _STEP) if rest >= _STEP else rest
+            rows = placed[start : start + count]
+            values = [
+                value for pos, item in rows for value in (pos, item.key, item.topic, item.partition_key, item.body)
+            ]
+            if self._connection.execute(_insert_sql(service, count), values).rowcount < count:
+                return False
+            start += count
+        return True
+
+    def _insert_singly(self, service: str, calls: list[Append], head: int) -> Placed:
+        placed: Placed = []
+        sql = _insert_sql(service, 1)
+        for call in calls:
+            call.verdicts = [Verdict.SKIPPED] * len(call.documents)
+            for index, item in enumerate(call.documents):
+                pos = head + len(placed) + 1
+                row = (pos, item.key, item.topic, item.partition_key, item.body)
+                if self._connection.execute(sql, row).rowcount == 0:
+                    call.verdicts[index] = Verdict.DUPLICATE
+                    break
+                call.verdicts[index] = Verdict.INSERTED
+                placed.append((pos, item))
+        return placed
+
+    def _tell(self, batch: list[Operation], error: Exception | None, placed: dict[str, Placed]) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._settle, batch, error, placed)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            return
+
+    def _settle(self, batch: list[Operation], error: Exception | None, placed: dict[str, Placed]) -> None:
+        for operation in batch:
+            if isinstance(operation, Write) and error is None and operation.then is not None:
+                operation.then()
+            future = operation.future
+            if future is None or future.done():
+                continue
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(operation.verdicts if isinstance(operation, Append) else [])
+        for service, documents in placed.items():
+            for listener in self._listeners:
+                listener(service, documents)
+
+
+def _insert_sql(service: str, count: int) -> str:
+    values = ",".join(["(?,?,?,?,?)"] * count)
+    return (
+        f"INSERT INTO {service}_journal(pos,key,topic,partition_key,body) VALUES {values}"  # noqa: S608 - our own names
+        " ON CONFLICT(key) DO NOTHING"
+    )
+
+
+def _head(connection: sqlite3.Connection, service: str) -> int:
+    row = connection.execute(f"SELECT max(pos) FROM {service}_journal").fetchone()  # noqa: S608 - our own name
+    return int(row[0] or 0)
+
+
+def _store_failed() -> Unavailable:
+    return Unavailable(
+        "store_failed",
+        "Cloche stopped accepting changes because the disk failed while writing.",
+        why="After a failed sync nobody can know what is on the disk.",
+        todo="Check the disk, then start Cloche again.",
+    )
+
+
+def _closed() -> Unavailable:
+    return Unavailable("store_unavailable", "Cloche is stopping and accepts no more changes.")
