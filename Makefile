@@ -1,0 +1,60 @@
+# Every command of the project; CI calls the same ones. `make demo` and `make test` set up everything by themselves.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+UV     := $(BIN)/uv
+
+.PHONY: help demo test check format bench simulate clean unit integration e2e wheel-test
+.DEFAULT_GOAL := help
+
+help:  ## show this list
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+$(VENV)/.base: pyproject.toml uv.lock
+	@$(PYTHON) -c 'import sys; sys.exit("Cloche needs Python 3.11 or newer; this is %s. Set PYTHON=python3.11." % sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	@echo "Setting up $(VENV) …"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@$(UV) sync --quiet --frozen --no-dev --inexact
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.base
+	@$(UV) sync --quiet --frozen
+	@touch $@
+
+demo: $(VENV)/.base  ## the main job end to end: environment, build, run, model, service, score
+	@$(BIN)/python -u examples/quickstart/demo.py
+
+check: $(VENV)/.dev  ## formatting, lint, types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev  ## format and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+unit: $(VENV)/.dev  ## unit and contract tests
+	$(BIN)/python -m pytest -q -n 2 tests/unit tests/contract
+
+simulate: $(VENV)/.dev  ## seeded histories of all four services
+	$(BIN)/python -m pytest -q -n 2 tests/simulation
+
+integration: $(VENV)/.dev  ## real processes, files and sockets
+	$(BIN)/python -m pytest -q -n 2 tests/integration
+
+e2e: $(VENV)/.dev  ## the behaviour suite, then once more with every delivery delayed by 2 s
+	$(BIN)/python -m pytest -q -n 8 tests/e2e
+	CLOCHE_TEST_DELAY=2 $(BIN)/python -m pytest -q -n 8 tests/e2e -m "not slow"
+
+wheel-test: $(VENV)/.dev  ## build wheel and sdist, install each with plain pip, run from there
+	$(BIN)/python tests/wheel_test.py
+
+test: unit simulate integration e2e wheel-test  ## everything that can fail
+
+bench: $(VENV)/.dev  ## measure, each figure beside its ceiling
+	$(BIN)/python -m benchmarks
+
+clean:  ## remove what was made here
+	rm -rf $(VENV) build dist .demo .bench .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
