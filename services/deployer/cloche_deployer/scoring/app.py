@@ -1,0 +1,266 @@
+"""The scoring front: a raw ASGI app for `/api/v1/services/{name}/score`, or for one service alone."""
+
+import json
+from collections.abc import Callable
+from typing import Protocol
+from urllib.parse import parse_qsl
+
+from cloche_deployer.scoring import swagger
+from cloche_deployer.scoring.calls import Call, ClientLeft, Outcome, ScoringTimeout, WaitedTooLong, WorkerLost
+from cloche_deployer.scoring.exchange import (
+    FAILED,
+    NOT_FAILED,
+    Exchange,
+    Reads,
+    Receive,
+    Scope,
+    Send,
+)
+from cloche_deployer.scoring.http import JSON, TEXT, IdTooLong, bearer, message_body, request_ids, script_headers
+from cloche_deployer.scoring.pool import WorkerPool
+from cloche_deployer.scoring.ports import Access, FailureGuard, Routes
+from cloche_deployer.scoring.target import ServiceTarget, digest
+from cloche_runtime.scoring_frames import OWN_HEADERS, RUN_FAILED, TIMED
+from cloche_shared.errors import ClocheError, Invalid, NotFound, Throttled, Unauthenticated, Unavailable
+
+PREFIX = "/api/v1/services/"
+_METHODS = frozenset({"GET", "POST", "OPTIONS"})
+_ALLOW = (b"allow", b"GET, POST, OPTIONS")
+_ALLOW_GET = (b"allow", b"GET")
+_ACTIONS = frozenset({"score", "health", "swagger.json"})
+_ALONE = {"/": "health", "/score": "score", "/swagger.json": "swagger.json"}
+_SERVER_ERROR = 500
+
+
+class Asgi(Protocol):
+    """An ASGI application."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
+
+
+class ScoringApp:
+    """Answers scoring requests and hands everything else to `inner`.
+
+    With `alone`, the paths `/`, `/score` and `/swagger.json` belong to the service of that name too,
+    as they do in Azure's scoring containers.
+    """
+
+    def __init__(
+        self,
+        routes: Routes,
+        new_id: Callable[[], str],
+        *,
+        inner: Asgi | None = None,
+        access: Access | None = None,
+        guard: FailureGuard | None = None,
+        alone: str = "",
+    ) -> None:
+        self._routes = routes
+        self._new_id = new_id
+        self._inner = inner
+        self._access = access
+        self._guard = guard
+        self._alone = alone
+        self._reads = Reads()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI connection."""
+        if scope["type"] == "http":
+            path: str = scope["path"]
+            if path.startswith(PREFIX):
+                name, _, action = path[len(PREFIX) :].partition("/")
+                if action in _ACTIONS:
+                    await self._serve(Exchange(scope, receive, send), name, action)
+                    return
+            elif self._alone and path in _ALONE:
+                await self._serve(Exchange(scope, receive, send), self._alone, _ALONE[path])
+                return
+        if self._inner is not None:
+            await self._inner(scope, receive, send)
+        elif scope["type"] == "http":
+            body = message_body("The requested URL was not found on the server.")
+            await Exchange(scope, receive, send).answer(404, body, (JSON,))
+
+    async def _serve(self, exchange: Exchange, name: str, action: str) -> None:
+        fields = exchange.fields
+        try:
+            exchange.ids = request_ids(fields, b"" if b"x-request-id" in fields else self._new_id().encode())
+            if b"content-length" in fields and b"transfer-encoding" in fields:
+                raise Invalid("malformed_request", "Content-Length and Transfer-Encoding exclude each other.")
+            if self._is_preflight(exchange) and await self._preflight(exchange, name):
+                return
+            if action == "health" and self._alone == name and exchange.scope["path"] == "/":
+                await self._health(exchange, self._routes.lookup(None, name)[0])
+                return
+            target = await self._authorized(exchange, name)
+            exchange.origins = target.settings.origins
+            if action == "score":
+                await self._score(exchange, target)
+            elif exchange.scope["method"] not in {"GET", "HEAD"}:
+                await exchange.message(405, "Method not allowed", _ALLOW_GET)
+            elif action == "health":
+                await self._health(exchange, target)
+            else:
+                await self._swagger(exchange, target)
+        except IdTooLong as error:
+            await exchange.message(431, str(error))
+        except ClocheError as error:
+            await exchange.problem(error)
+        except ConnectionError:
+            return
+
+    async def _authorized(self, exchange: Exchange, name: str) -> ServiceTarget:
+        client = exchange.scope.get("client")
+        address = client[0] if client else ""
+        if self._guard is not None and (wait := self._guard.retry_after(address)):
+            raise Throttled(
+                "too_many_requests", "Too many wrong keys came from this address.", extra={"retry_after": wait}
+            )
+        token = bearer(exchange.fields)
+        project = exchange.fields.get(b"cloche-project")
+        if token:
+            presented = digest(token)
+            targets = self._routes.lookup(project.decode("latin-1") if project else None, name)
+            for target in targets:
+                if target.opens(presented):
+                    return target
+            projects = await self._access.projects(token) if self._access is not None else frozenset()
+            if projects:
+                return _only(name, [target for target in targets if target.project in projects])
+            if self._guard is not None:
+                self._guard.failed(address)
+        raise Unauthenticated(
+            "unauthenticated",
+            "A key of this service, or a token of its project, is needed.",
+            todo=f"Send `Authorization: Bearer <key>`; `cloche service keys {name}` shows the keys.",
+        )
+
+    async def _score(self, exchange: Exchange, target: ServiceTarget) -> None:
+        method = exchange.scope["method"]
+        if method not in _METHODS:
+            await exchange.message(405, "Method not allowed", _ALLOW)
+            return
+        _serving(target).check_room()
+        body = await exchange.read(target.settings.max_body, self._reads)
+        pool = _serving(target)
+        if method == "OPTIONS" and not pool.any_method:
+            await exchange.answer(200, b"", (JSON, NOT_FAILED))
+            return
+        ids = exchange.ids
+        call = Call(ids.request if ids else b"", _meta(exchange, pool), body, exchange.gone)
+        try:
+            pool.submit(call)
+            outcome = await call.future
+        except Throttled:
+            pool.metrics.refused += 1
+            raise
+        except ClientLeft:
+            return
+        except (ScoringTimeout, WaitedTooLong, WorkerLost) as error:
+            pool.metrics.observe(pool.age(call), error=True)
+            await _unanswered(exchange, pool, error)
+            return
+        pool.metrics.observe(pool.age(call), error=outcome[0] >= _SERVER_ERROR)
+        await exchange.answer(outcome[0], outcome[4], _pairs(outcome))
+
+    async def _health(self, exchange: Exchange, target: ServiceTarget) -> None:
+        pool = _serving(target)
+        if pool.state != "ready":
+            raise Unavailable(
+                "service_unavailable",
+                f"The service is {pool.state}.",
+                why=str(pool.failure.what if pool.failure else ""),
+            )
+        await exchange.answer(200, b"Healthy", (TEXT,))
+
+    async def _swagger(self, exchange: Exchange, target: ServiceTarget) -> None:
+        query = dict(parse_qsl(exchange.scope.get("query_string", b"").decode("latin-1")))
+        version = swagger.VERSIONS.get(query.get("version", "2"))
+        described = _serving(target).hello.get("swagger")
+        known = described if isinstance(described, dict) else {}
+        found = swagger.document(version, target.name, target.settings.version, known) if version else None
+        if found is None:
+            await exchange.message(404, "Unsupported swagger version; supported are 2, 2.0, 3, 3.0 and 3.1.")
+            return
+        await exchange.answer(200, json.dumps(found).encode(), (JSON,))
+
+    def _is_preflight(self, exchange: Exchange) -> bool:
+        return exchange.scope["method"] == "OPTIONS" and b"access-control-request-method" in exchange.fields
+
+    async def _preflight(self, exchange: Exchange, name: str) -> bool:
+        """Answer a browser's question, which carries no key; false when no service allows origins."""
+        targets = [t for t in self._routes.lookup(None, name) if t.settings.origins]
+        if not targets:
+            return False
+        exchange.origins = targets[0].settings.origins
+        allowed = (
+            (b"access-control-allow-methods", b"GET, POST"),
+            (b"access-control-allow-headers", b"authorization, content-type, cloche-project, x-ms-client-request-id"),
+            (b"access-control-max-age", b"600"),
+        )
+        await exchange.answer(200, b"", allowed)
+        return True
+
+
+def _serving(target: ServiceTarget) -> WorkerPool:
+    if target.pool is None:
+        raise Unavailable("service_unavailable", "The service has no revision that can answer yet.")
+    return target.pool
+
+
+def _only(name: str, targets: list[ServiceTarget]) -> ServiceTarget:
+    if not targets:
+        raise NotFound("service_not_found", f"There is no service {name!r} in your projects.")
+    if len(targets) > 1:
+        raise Invalid(
+            "ambiguous_project",
+            f"Several of your projects have a service {name!r}.",
+            todo="Name the project in the header Cloche-Project.",
+        )
+    return targets[0]
+
+
+def _meta(exchange: Exchange, pool: WorkerPool) -> bytes:
+    """Describe the request for the worker; empty for the usual one, a JSON POST to a plain script."""
+    scope = exchange.scope
+    media = exchange.fields.get(b"content-type", b"")
+    if scope["method"] == "POST" and not pool.headers_wanted and media == b"application/json":
+        return b""
+    meta: dict[str, object] = {
+        "method": scope["method"],
+        "query": scope.get("query_string", b"").decode("latin-1"),
+        "type": media.decode("latin-1"),
+    }
+    if pool.headers_wanted:
+        meta["path"] = scope["path"]
+        meta["headers"] = [
+            (name.decode("latin-1"), value.decode("latin-1"))
+            for name, value in scope["headers"]
+            if name != b"authorization"
+        ]
+    return json.dumps(meta).encode()
+
+
+def _pairs(outcome: Outcome) -> list[tuple[bytes, bytes]]:
+    _, flags, milliseconds, headers, _ = outcome
+    pairs = script_headers(headers) if flags & OWN_HEADERS else [JSON]
+    pairs.append(FAILED if flags & RUN_FAILED else NOT_FAILED)
+    if flags & TIMED:
+        pairs.append((b"x-ms-run-fn-exec-ms", b"%.3f" % milliseconds))
+    return pairs
+
+
+async def _unanswered(exchange: Exchange, pool: WorkerPool, error: Exception) -> None:
+    if isinstance(error, ScoringTimeout):
+        text = message_body(f"Scoring timeout after {pool.timeout * 1000:.0f} ms")
+        await exchange.answer(500, text, (JSON, FAILED))
+    elif isinstance(error, WaitedTooLong):
+        late = Unavailable("deadline_exceeded", "No worker was free before the request's deadline; it did not begin.")
+        await exchange.problem(late)
+    else:
+        lost = Unavailable(
+            "worker_ended",
+            "The worker ended while it executed this request.",
+            todo="See the service's log; a library that the script uses may have crashed or used up the memory.",
+        )
+        await exchange.problem(lost, FAILED, status=500)

@@ -1,0 +1,92 @@
+"""What the scoring data path needs from outside: worker processes, connections, routes, access."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from cloche_deployer.scoring.target import ServiceTarget
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerEnd:
+    """How a worker process ended: a sentence for people, and the last lines of its log."""
+
+    detail: str
+    log: str = ""
+
+
+class WorkerProcess(Protocol):
+    """One living or ended worker process of a revision."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def socket(self) -> str:
+        """The path of the Unix socket that it listens on (at most 100 bytes)."""
+
+    async def ended(self) -> WorkerEnd:
+        """Wait for proof that nothing of the worker lives any more; may be called by several."""
+
+    async def stop(self, *, grace: float) -> None:
+        """Ask it to end, and kill it after `grace` seconds; returns when it has ended."""
+
+
+class Workers(Protocol):
+    """Starts and adopts the worker processes of one revision."""
+
+    async def adopt(self) -> Sequence[WorkerProcess]:
+        """Return the workers of this revision that a former owner left alive."""
+
+    async def start(self) -> WorkerProcess:
+        """Start one more. Raises `Unavailable` when none can be started now."""
+
+
+class Link(Protocol):
+    """The sending half of a connection to a worker."""
+
+    def send(self, frame: bytes) -> None:
+        """Write a frame soon; frames of one turn of the event loop leave in one write."""
+
+    def close(self) -> None:
+        """End the connection; `LinkOwner.lost` follows."""
+
+
+class LinkOwner(Protocol):
+    """Who hears what arrives on a connection."""
+
+    def received(self, kind: int, number: int, payload: bytes) -> None: ...
+
+    def lost(self) -> None: ...
+
+
+class Connector(Protocol):
+    """Opens connections to workers."""
+
+    async def connect(self, path: str, owner: LinkOwner) -> Link:
+        """Connect. Raises `Unavailable` while nobody listens at `path`."""
+
+
+class Routes(Protocol):
+    """Which services there are."""
+
+    def lookup(self, project: str | None, name: str) -> "Sequence[ServiceTarget]":
+        """Return the services of that name: of one project, or of every project when it is None."""
+
+
+class Access(Protocol):
+    """Tokens of the platform, which may score in their projects like a service's own keys."""
+
+    async def projects(self, token: str) -> frozenset[str]:
+        """Return the projects in which the token may score; none when it is not known."""
+
+
+class FailureGuard(Protocol):
+    """Slows down who guesses keys."""
+
+    def retry_after(self, address: str) -> int:
+        """Return the seconds for which that address is refused (0: it may try)."""
+
+    def failed(self, address: str) -> None:
+        """Count one wrong credential from that address."""
