@@ -1,0 +1,215 @@
+"""Who may do what: tokens, principals, and the table of actions.
+
+A token is `cloche_<key id>_<secret>`; what is kept is HMAC-SHA-256 of the secret under the
+installation's pepper. Everything that the table does not allow is denied (security rules 5, 24).
+"""
+
+import hmac
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Final, Literal, get_args
+
+from cloche_shared.contracts.fact import Fact
+from cloche_shared.contracts.facts import ApiKeyIssued, ApiKeyRevoked
+from cloche_shared.errors import Internal
+from cloche_shared.ports.platform import Clock, Random
+
+Role = Literal["viewer", "submitter", "admin"]
+
+PREFIX: Final = "cloche"
+SECRET_BYTES: Final = 24
+MIN_PEPPER_BYTES: Final = 20
+EVERY_PROJECT: Final = "*"
+MAX_TOKEN_LENGTH: Final = 256
+
+_ROLES: Final[tuple[Role, ...]] = get_args(Role)
+
+ACTIONS: Final[Mapping[str, Role]] = {
+    "environments.read": "viewer",
+    "environments.write": "submitter",
+    "environments.delete": "submitter",
+    "models.read": "viewer",
+    "models.write": "submitter",
+    "models.delete": "submitter",
+    "builds.read": "viewer",
+    "builds.write": "submitter",
+    "runs.read": "viewer",
+    "runs.write": "submitter",
+    "services.read": "viewer",
+    "services.write": "submitter",
+    "services.keys": "submitter",
+    "services.delete": "submitter",
+    "blobs.read": "viewer",
+    "blobs.write": "submitter",
+    "nodes.read": "viewer",
+    "events.read": "viewer",
+    "access.read": "viewer",
+    "access.write": "admin",
+    "projects.read": "viewer",
+    "projects.write": "admin",
+    "secrets.write": "submitter",
+    "metrics.read": "viewer",
+    "system.read": "viewer",
+    "system.write": "admin",
+}
+"""The least role that an action asks for. What is not listed cannot be done by anybody."""
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """A caller: `subject` (`key:<id>`), the projects that are open to it, its role, and its end.
+
+    `expires` is in seconds since the epoch, or None.
+    """
+
+    subject: str
+    projects: tuple[str, ...]
+    role: Role
+    expires: float | None = None
+
+    def may(self, action: str) -> bool:
+        """Whether the role allows the action."""
+        least = ACTIONS.get(action)
+        return least is not None and _ROLES.index(self.role) >= _ROLES.index(least)
+
+    def opens(self, project: str) -> bool:
+        """Whether the project is open to it; compared by equality only."""
+        return project in self.projects or EVERY_PROJECT in self.projects
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedKey:
+    """A new key: the token is shown once, the digest is kept."""
+
+    key_id: str
+    token: str
+    digest: str
+
+
+def issue_key(random: Random, pepper: bytes) -> IssuedKey:
+    """Return a new key with 192 random bits."""
+    key_id = random.uuid7().replace("-", "")[-16:]
+    secret = random.token(SECRET_BYTES)
+    return IssuedKey(key_id, f"{PREFIX}_{key_id}_{secret}", digest_of(secret, pepper))
+
+
+def digest_of(secret: str, pepper: bytes) -> str:
+    """Return the keyed hash of a secret. Raises `Internal` when the pepper is empty or short."""
+    if len(pepper) < MIN_PEPPER_BYTES:
+        raise Internal("pepper_missing", "The installation's pepper is missing or shorter than 20 bytes.")
+    return hmac.new(pepper, secret.encode(), sha256).hexdigest()
+
+
+def split_token(token: str) -> tuple[str, str] | None:
+    """Return key id and secret of a token, or None when it has not the form of one."""
+    parts = token.split("_", 2)
+    if len(parts) != 3 or parts[0] != PREFIX or not parts[1] or not parts[2]:  # noqa: PLR2004 - prefix, id, secret
+        return None
+    return parts[1], parts[2]
+
+
+def verify(secret: str, digest: str, pepper: bytes) -> bool:
+    """Whether the secret has that digest, in constant time."""
+    return hmac.compare_digest(digest_of(secret, pepper), digest)
+
+
+def _epoch(text: str) -> float | None:
+    if not text:
+        return None
+    moment = datetime.fromisoformat(text)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+class AccessTable:
+    """The keys that are valid now, kept from facts; verified tokens are remembered."""
+
+    def __init__(self, pepper: bytes, clock: Clock, *, remembered: int = 1024) -> None:
+        self._pepper = pepper
+        self._clock = clock
+        self._remembered = remembered
+        self._keys: dict[str, tuple[str, Principal]] = {}
+        self._revoked: set[str] = set()
+        self._verified: OrderedDict[str, Principal] = OrderedDict()
+        self._nobody = digest_of("", pepper)
+
+    def apply(self, fact: Fact) -> None:
+        """Take a fact of `cloche.access` into account; others are ignored. Order does not matter."""
+        if isinstance(fact, ApiKeyIssued) and fact.key_id not in self._revoked:
+            self._verified.clear()
+            subject = f"key:{fact.key_id}"
+            principal = Principal(subject, tuple(fact.projects), fact.role, _epoch(fact.expires))
+            self._keys[fact.key_id] = (fact.digest, principal)
+        elif isinstance(fact, ApiKeyRevoked):
+            self._verified.clear()
+            self._revoked.add(fact.key_id)
+            self._keys.pop(fact.key_id, None)
+
+    def remembers(self, token: str) -> bool:
+        """Whether this token was verified lately."""
+        return token in self._verified
+
+    def authenticate(self, token: str) -> Principal | None:
+        """Return whose token it is, or None. A known key and an unknown one take equally long."""
+        known = self._verified.get(token)
+        if known is None:
+            known = self._verify(token)
+        if known is None or (known.expires is not None and known.expires <= self._clock.now().timestamp()):
+            return None
+        return known
+
+    def _verify(self, token: str) -> Principal | None:
+        parts = split_token(token) if len(token) <= MAX_TOKEN_LENGTH else None
+        if parts is None:
+            return None
+        digest, principal = self._keys.get(parts[0], (self._nobody, None))
+        if not verify(parts[1], digest, self._pepper) or principal is None:
+            return None
+        self._verified[token] = principal
+        if len(self._verified) > self._remembered:
+            self._verified.popitem(last=False)
+        return principal
+
+
+class FailureGate:
+    """Counts failed attempts per address: after `limit` within `window_s`, none is tried for `pause_s`.
+
+    Memory is bounded: the address that failed longest ago is forgotten first.
+    """
+
+    def __init__(
+        self,
+        monotonic: Callable[[], float],
+        *,
+        limit: int = 20,
+        window_s: float = 60.0,
+        pause_s: float = 5.0,
+        addresses: int = 4096,
+    ) -> None:
+        self._monotonic = monotonic
+        self._limit = limit
+        self._window_s = window_s
+        self._pause_s = pause_s
+        self._addresses = addresses
+        self._failures: OrderedDict[str, tuple[int, float]] = OrderedDict()
+
+    def wait(self, address: str) -> float:
+        """Return for how many seconds attempts from this address are refused; 0 when they are not."""
+        count, since = self._failures.get(address, (0, 0.0))
+        if count < self._limit:
+            return 0.0
+        return max(0.0, since + self._pause_s - self._monotonic())
+
+    def failed(self, address: str) -> None:
+        """Count one failure."""
+        now = self._monotonic()
+        count, since = self._failures.pop(address, (0, now))
+        over = count >= self._limit
+        if over or now - since > self._window_s:
+            count, since = 0, now
+        count += 1
+        self._failures[address] = (count, now if count >= self._limit else since)
+        if len(self._failures) > self._addresses:
+            self._failures.popitem(last=False)

@@ -1,0 +1,151 @@
+"""One app from the routers of one service, or of all four."""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, cast
+
+import orjson
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.dependencies.models import Dependant
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute
+from starlette.types import Receive, Scope, Send
+
+from cloche_shared.errors import ClocheError, Internal
+from cloche_shared.http import docs_page
+from cloche_shared.http.caller import Action
+from cloche_shared.http.exchange import exchange_of
+from cloche_shared.http.front import Front, FrontParts
+from cloche_shared.http.health import Check, Version, system_router
+from cloche_shared.http.problems import Problem, invalid_from, rendered, routing_error
+
+PREFIX: Final = "/api/v1"
+_SCHEMA_REF: Final = "#/components/schemas/{model}"
+
+
+@dataclass(frozen=True, slots=True)
+class AppParts:
+    """What an app is put together from, besides its routers.
+
+    `openapi` is the document that was made at build time, as bytes; None: it is made when first asked
+    for. `checks` are the parts that `/readyz` names.
+    """
+
+    version: Version
+    front: FrontParts
+    checks: Mapping[str, Check] = field(default_factory=dict)
+    openapi: bytes | None = None
+
+
+class App:
+    """The ASGI app: the front, and FastAPI behind it (`api`)."""
+
+    def __init__(self, api: FastAPI, front: Front, drain: asyncio.Event) -> None:
+        self.api = api
+        self.drain = drain
+        self._front = front
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection of ASGI."""
+        await self._front(scope, receive, send)
+
+
+def create_app(routers: Iterable[APIRouter], parts: AppParts) -> App:
+    """Return the app. Raises `Internal` (`unguarded_route`) when a route names no action."""
+    api = _fastapi(parts.version.version)
+    api.include_router(system_router(parts.version, parts.checks, parts.front.drain))
+    for one in routers:
+        _refuse_unguarded(one.routes)
+        api.include_router(one, prefix=PREFIX)
+    _add_documents(api, parts.openapi)
+    return App(api, Front(api, parts.version.installation, parts.front), parts.front.drain)
+
+
+def _fastapi(version: str) -> FastAPI:
+    return FastAPI(
+        title="Cloche",
+        version=version,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        exception_handlers={
+            ClocheError: _on_error,
+            HTTPException: _on_http_exception,
+            RequestValidationError: _on_invalid,
+        },
+    )
+
+
+def _refuse_unguarded(routes: Iterable[BaseRoute]) -> None:
+    for route in routes:
+        if not isinstance(route, APIRoute) or not _guarded(route.dependant):
+            raise Internal("unguarded_route", f"The route {getattr(route, 'path', route)!r} names no action.")
+
+
+def _guarded(dependant: Dependant) -> bool:
+    return isinstance(dependant.call, Action) or any(_guarded(inner) for inner in dependant.dependencies)
+
+
+# --- errors
+
+
+def _problem(request: Request, error: Exception) -> Response:
+    exchange = exchange_of(request)
+    status, headers, body = rendered(error, request_id=exchange.request_id, instance=exchange.path)
+    response = Response(body, status)
+    response.raw_headers = headers
+    return response
+
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    return _problem(request, error)
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    found = cast("HTTPException", error)
+    return _problem(request, routing_error(found.status_code, found.headers))
+
+
+async def _on_invalid(request: Request, error: Exception) -> Response:
+    return _problem(request, invalid_from(cast("RequestValidationError", error).errors()))
+
+
+# --- documents
+
+
+def openapi_document(api: FastAPI) -> bytes:
+    """Return the OpenAPI document; made at build time (`cloche-openapi`) and served as a file."""
+    whole = api.openapi()
+    schemas = whole.setdefault("components", {}).setdefault("schemas", {})
+    problem = Problem.model_json_schema(ref_template=_SCHEMA_REF)
+    schemas.update(problem.pop("$defs", {}))
+    schemas["Problem"] = problem
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
+    return orjson.dumps(whole, option=orjson.OPT_SORT_KEYS)
+
+
+def _add_documents(api: FastAPI, ready: bytes | None) -> None:
+    made = [ready] if ready is not None else []
+
+    async def openapi(_: Request) -> Response:
+        if not made:
+            made.append(openapi_document(api))
+        return Response(made[0], media_type="application/json")
+
+    api.add_route("/openapi.json", openapi, include_in_schema=False)
+    for path, page in docs_page.pages().items():
+        api.add_route(path, _page(page), include_in_schema=False)
+
+
+def _page(page: docs_page.Page) -> Callable[[Request], Response]:
+    headers = {"content-security-policy": docs_page.POLICY, "cache-control": "no-cache"}
+
+    async def show(_: Request) -> Response:
+        return Response(page.body, media_type=page.media_type, headers=headers)
+
+    return show  # type: ignore[return-value]  # Starlette takes coroutine functions too

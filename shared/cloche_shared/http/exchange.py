@@ -1,0 +1,49 @@
+"""What one request carries from the front to its route, under `scope["cloche"]`."""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Final, cast
+
+from starlette.requests import HTTPConnection
+from starlette.types import Scope
+
+from cloche_shared.access import Principal
+from cloche_shared.errors import ClocheError, Internal
+
+KEY: Final = "cloche"
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One request and what is known of its answer.
+
+    `position` is what the caller has seen, `wrote` the places (`stream@seq`) that this request wrote;
+    `refused` is set by the front when it cuts the request short, `drain` is set when the server ends.
+    """
+
+    request_id: str
+    traceparent: str
+    address: str
+    method: str
+    path: str
+    position: str = ""
+    principal: Principal | None = None
+    project: str = ""
+    status: int = 0
+    refused: ClocheError | None = None
+    drain: asyncio.Event | None = None
+    wrote: list[str] = field(default_factory=list)
+
+    @property
+    def trace_id(self) -> str:
+        """The trace's 32 hex digits."""
+        return self.traceparent[3:35]
+
+
+def exchange_of(source: HTTPConnection | Scope) -> Exchange:
+    """Return the exchange of a request; raises `Internal` when no front stands before the app."""
+    scope = source.scope if isinstance(source, HTTPConnection) else source
+    found = scope.get(KEY)
+    if found is None:
+        raise Internal("no_front", "The app is not behind its front.")
+    return cast("Exchange", found)

@@ -1,0 +1,283 @@
+"""The front: one raw ASGI layer before everything that listens.
+
+It checks Host and Origin, names the request, finds the caller, bounds the body as it arrives, adds
+the security headers, turns whatever escapes into a problem, and notes one access line. It stands
+before FastAPI, so no route can be reached around it (security rule 1).
+"""
+
+import asyncio
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from cloche_shared.access import AccessTable, FailureGate
+from cloche_shared.errors import ClocheError, Invalid, Throttled, TooLarge, Unauthenticated
+from cloche_shared.http.exchange import KEY, Exchange
+from cloche_shared.http.policy import BodyRule, FrontPolicy, HostCheck, media_type_error
+from cloche_shared.http.problems import rendered
+from cloche_shared.ports.platform import Clock, Random
+
+_SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}").fullmatch
+_TRACEPARENT: Final = re.compile(rb"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})").fullmatch
+_FIXED: Final[tuple[tuple[bytes, bytes], ...]] = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+)
+_DEFAULTS: Final[tuple[tuple[bytes, bytes], ...]] = (
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+)
+MAX_POSITION_BYTES: Final = 4096
+
+
+class Ahead(Protocol):
+    """A raw ASGI app that is asked before the REST app, after the checks of Host and Origin.
+
+    It answers for its own credentials, limits and headers (the scoring front).
+    """
+
+    def takes(self, method: str, path: str) -> bool:
+        """Whether this request is for it."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve the request."""
+
+
+AccessNote = Callable[[Exchange, float], None]
+"""Takes one finished exchange and its duration in seconds; must be quick."""
+
+
+@dataclass(frozen=True, slots=True)
+class FrontParts:
+    """What a front works with.
+
+    `ahead` are asked before the app; `note` gets each finished exchange, `crashed` what escaped the
+    app; `gate` counts failed attempts; `drain` is set when the server begins to end.
+    """
+
+    access: AccessTable
+    clock: Clock
+    random: Random
+    policy: FrontPolicy = field(default_factory=FrontPolicy)
+    ahead: Sequence[Ahead] = ()
+    note: AccessNote | None = None
+    crashed: Callable[[Exchange, Exception], None] | None = None
+    gate: FailureGate | None = None
+    drain: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Front:
+    """The front before one app; `installation` is the id that positions begin with."""
+
+    def __init__(self, app: ASGIApp, installation: str, parts: FrontParts) -> None:
+        self._app = app
+        self._installation = installation
+        self._policy = parts.policy
+        self._access = parts.access
+        self._monotonic = parts.clock.monotonic
+        self._random = parts.random
+        self._ahead = tuple(parts.ahead)
+        self._note = parts.note
+        self._crashed = parts.crashed
+        self._gate = parts.gate or FailureGate(parts.clock.monotonic)
+        self._hosts = HostCheck(parts.policy)
+        self._drain = parts.drain
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection of ASGI."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 1008, "reason": ""})
+        else:
+            await self._http(scope, receive, send)
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        method, path = scope["method"], scope["path"]
+        refused = self._origin_refused(method, headers)
+        if refused is None:
+            for app in self._ahead:
+                if app.takes(method, path):
+                    await app(scope, receive, send)
+                    return
+        started = self._monotonic()
+        exchange = self._exchange(scope, headers)
+        scope[KEY] = exchange
+        answer = _Answer(exchange, send, self._installation)
+        refused = refused or self._caller_refused(exchange, headers)
+        if refused is None:
+            refused, receive = self._body(exchange, headers, receive)
+        if refused is not None:
+            await answer.problem(refused)
+        else:
+            await self._run(scope, receive, answer)
+        if self._note is not None:
+            self._note(exchange, self._monotonic() - started)
+
+    async def _run(self, scope: Scope, receive: Receive, answer: "_Answer") -> None:
+        exchange = answer.exchange
+        try:
+            await self._app(scope, receive, answer.send)
+        except Exception as error:
+            if exchange.refused is None and self._crashed is not None and not isinstance(error, ClocheError):
+                self._crashed(exchange, error)
+            if answer.started:
+                raise
+            await answer.problem(exchange.refused or error)
+            return
+        if not answer.started and exchange.refused is not None:
+            await answer.problem(exchange.refused)
+
+    def _origin_refused(self, method: str, headers: dict[bytes, bytes]) -> ClocheError | None:
+        host = headers.get(b"host")
+        refused = self._hosts.host(host)
+        origin = headers.get(b"origin")
+        if refused is None and origin is not None and method not in _SAFE:
+            refused = self._hosts.origin(origin, host or b"")
+        return refused
+
+    def _exchange(self, scope: Scope, headers: dict[bytes, bytes]) -> Exchange:
+        fresh = self._random.uuid7()
+        own = fresh.replace("-", "")
+        given = headers.get(b"x-request-id")
+        trace = _TRACEPARENT(headers[b"traceparent"]) if b"traceparent" in headers else None
+        trace_id, flags = (trace[1].decode(), trace[2].decode()) if trace else (own, "00")
+        client = scope.get("client")
+        position = headers.get(b"cloche-position", b"")
+        return Exchange(
+            request_id=given.decode() if given is not None and _REQUEST_ID(given) else fresh,
+            traceparent=f"00-{trace_id}-{own[16:]}-{flags}",
+            address=client[0] if client else "",
+            method=scope["method"],
+            path=scope["path"],
+            position=position.decode("latin-1") if len(position) <= MAX_POSITION_BYTES else "",
+            drain=self._drain,
+        )
+
+    def _caller_refused(self, exchange: Exchange, headers: dict[bytes, bytes]) -> ClocheError | None:
+        if exchange.path in self._policy.open_paths:
+            return None
+        header = headers.get(b"authorization", b"")
+        token = header[7:].decode("latin-1").strip() if header[:7].lower() == b"bearer " else ""
+        if not self._access.remembers(token) and (wait := self._gate.wait(exchange.address)) > 0:
+            return Throttled(
+                "too_many_failures",
+                "Too many attempts without a valid token came from this address.",
+                todo="Wait, then send a valid token.",
+                extra={"retry_after": int(wait) + 1},
+            )
+        principal = self._access.authenticate(token) if token else None
+        if principal is None:
+            self._gate.failed(exchange.address)
+            return _unauthenticated(given=bool(token))
+        exchange.principal = principal
+        return None
+
+    def _body(
+        self, exchange: Exchange, headers: dict[bytes, bytes], receive: Receive
+    ) -> tuple[ClocheError | None, Receive]:
+        length = headers.get(b"content-length")
+        chunked = b"transfer-encoding" in headers
+        if not chunked and length in {None, b"0"}:
+            return None, receive
+        rule = self._policy.body_rule(exchange.path)
+        refused = media_type_error(headers.get(b"content-type"), rule)
+        if refused is None and length is not None and (not length.isdigit() or int(length) > rule.limit):
+            refused = _too_large(rule.limit)
+        return refused, _Bounded(exchange, rule, receive)
+
+
+def _unauthenticated(*, given: bool) -> Unauthenticated:
+    return Unauthenticated(
+        "unauthenticated",
+        "The token is not known, has expired or was revoked." if given else "The request carries no token.",
+        todo="Send `Authorization: Bearer <token>`; `cloche status` says where the token lies.",
+    )
+
+
+def _too_large(limit: int) -> TooLarge:
+    return TooLarge("too_large", f"The body is larger than {limit} bytes.", extra={"limit": limit})
+
+
+class _Bounded:
+    """Counts a body's bytes as they arrive and cuts it off when it is too long or too slow."""
+
+    __slots__ = ("_exchange", "_more", "_receive", "_rule", "_seen")
+
+    def __init__(self, exchange: Exchange, rule: BodyRule, receive: Receive) -> None:
+        self._exchange = exchange
+        self._rule = rule
+        self._receive = receive
+        self._seen = 0
+        self._more = True
+
+    async def __call__(self) -> Message:
+        """Return the next message; a body that is cut off looks like a client that left."""
+        if not self._more:
+            return await self._receive()
+        try:
+            async with asyncio.timeout(self._rule.idle_s):
+                message = await self._receive()
+        except TimeoutError:
+            return self._cut(Invalid("slow_body", f"No byte of the body came for {self._rule.idle_s:g} s."))
+        self._seen += len(message.get("body", b""))
+        self._more = message.get("more_body", False)
+        return self._cut(_too_large(self._rule.limit)) if self._seen > self._rule.limit else message
+
+    def _cut(self, error: ClocheError) -> Message:
+        self._more = False
+        self._exchange.refused = error
+        return {"type": "http.disconnect"}
+
+
+class _Answer:
+    """Sends an answer with the headers that every answer has."""
+
+    __slots__ = ("_installation", "_send", "exchange", "started")
+
+    def __init__(self, exchange: Exchange, send: Send, installation: str) -> None:
+        self.exchange = exchange
+        self.started = False
+        self._send = send
+        self._installation = installation
+
+    async def send(self, message: Message) -> None:
+        """Pass a message of the app on; nothing of it once the front has refused the request."""
+        if message["type"] == "http.response.start":
+            if self.exchange.refused is not None:
+                return
+            self.started = True
+            self.exchange.status = message["status"]
+            message["headers"] = self._headers(message.get("headers", ()))
+        elif not self.started:
+            return
+        await self._send(message)
+
+    def _headers(self, given: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        exchange = self.exchange
+        names = {name for name, _ in given}
+        whole = [*given, *_FIXED]
+        whole.extend(pair for pair in _DEFAULTS if pair[0] not in names)
+        whole.append((b"x-request-id", exchange.request_id.encode()))
+        whole.append((b"traceparent", exchange.traceparent.encode()))
+        if exchange.wrote:
+            places = ",".join(exchange.wrote[-16:])
+            whole.append((b"cloche-position", f"{self._installation}:{places}".encode()))
+        return whole
+
+    async def problem(self, error: Exception) -> None:
+        """Answer with a problem."""
+        exchange = self.exchange
+        status, headers, body = rendered(error, request_id=exchange.request_id, instance=exchange.path)
+        if exchange.refused is not None:
+            headers.append((b"connection", b"close"))
+        self.started = True
+        exchange.status = status
+        await self._send({"type": "http.response.start", "status": status, "headers": self._headers(headers)})
+        await self._send({"type": "http.response.body", "body": b"" if exchange.method == "HEAD" else body})

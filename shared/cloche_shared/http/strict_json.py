@@ -1,0 +1,119 @@
+"""Strict JSON: what parsers disagree about is refused before anything acts on it.
+
+Depth, number of values, duplicate names, integers that a double cannot hold, NaN, Infinity, lone
+surrogates (security rule 38). Duplicate names are found by counting: a text has at least one colon
+per member, so only a text with more colons than its parsed form has members needs a second look.
+"""
+
+import re
+from collections.abc import Hashable
+from functools import lru_cache
+from typing import Annotated, Final, TypeVar, cast
+
+import orjson
+from pydantic import GetCoreSchemaHandler, TypeAdapter, ValidationError
+from pydantic_core import CoreSchema, core_schema
+
+from cloche_shared.errors import Invalid
+from cloche_shared.http.problems import invalid_from
+
+MAX_DEPTH: Final = 32
+MAX_VALUES: Final = 10_000
+MAX_INT: Final = 2**53
+
+_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_LONG_INT: Final = re.compile(rb"(?<![\d.eE+])\d{17,}(?![\d.eE])")
+
+
+def _malformed(why: str) -> Invalid:
+    return Invalid("malformed_json", "The body is not acceptable JSON.", why=why, todo="Send one JSON value in UTF-8.")
+
+
+def _beyond(why: str) -> Invalid:
+    return Invalid("invalid_field", "The body is over a limit of JSON.", why=why)
+
+
+def parse(raw: bytes) -> object:
+    """Return the value of a JSON text.
+
+    Raises `Invalid`: `malformed_json` for what is not JSON or ambiguous, `invalid_field` for what is
+    over a limit.
+    """
+    try:
+        value = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise _malformed(f"It cannot be parsed at line {error.lineno}, column {error.colno}.") from None
+    members, large = _measure(value)
+    if large and _LONG_INT.search(_STRING.sub(b"", raw)):
+        raise _beyond("An integer is beyond 2^53.")
+    if raw.count(b":") > members and _STRING.sub(b"", raw).count(b":") > members:
+        raise _malformed("An object has the same name twice.")
+    return value
+
+
+def _measure(value: object) -> tuple[int, bool]:
+    """Return how many members all objects have, and whether a float may be an integer that was too long.
+
+    Raises `Invalid` where a limit is crossed.
+    """
+    level, depth, values, members, large = [value], 0, 1, 0, False
+    while level:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise _beyond(f"It is nested more than {MAX_DEPTH} deep.")
+        inner: list[object] = []
+        for item in level:
+            if isinstance(item, dict):
+                members += len(item)
+                inner.extend(item.values())
+            elif isinstance(item, list):
+                inner.extend(item)
+            elif isinstance(item, int | float) and not -MAX_INT <= item <= MAX_INT:
+                if isinstance(item, int):
+                    raise _beyond("An integer is beyond 2^53.")
+                large = True
+        values += len(inner)
+        if values > MAX_VALUES:
+            raise _beyond(f"It has more than {MAX_VALUES} values.")
+        level = inner
+    return members, large
+
+
+class RawJson:
+    """A body that passed `parse` and is validated from its bytes."""
+
+    __slots__ = ("raw",)
+
+    def __init__(self, raw: bytes) -> None:
+        self.raw = raw
+
+
+@lru_cache(maxsize=512)
+def _adapter(source: Hashable) -> TypeAdapter[object]:
+    return TypeAdapter(cast("type[object]", source))
+
+
+class _FromRaw:
+    """Validates a `RawJson` in pydantic's JSON mode, where strict models take JSON's own types."""
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        def validate(value: object, inner: core_schema.ValidatorFunctionWrapHandler) -> object:
+            return read_body(source, value.raw) if isinstance(value, RawJson) else inner(value)
+
+        return core_schema.no_info_wrap_validator_function(validate, handler(source))
+
+
+def read_body(kind: Hashable, raw: bytes) -> object:
+    """Return the bytes as a `kind`; raises `Invalid` with a pointer to each violation."""
+    try:
+        return _adapter(kind).validate_json(raw)
+    except ValidationError as error:
+        raise invalid_from(
+            error.errors(include_input=False, include_context=False, include_url=False), ("body",)
+        ) from None
+
+
+T = TypeVar("T")
+
+Json = Annotated[T, _FromRaw()]
+"""`body: Json[Model]` in a route: the model, read strictly from the body's own bytes."""
