@@ -27,7 +27,7 @@ class _LastResort:
     """Finds our modules where nothing else is found under their names."""
 
     @staticmethod
-    def find_spec(name, path=None, target=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN205, ARG004
+    def find_spec(name: str, path: object = None, target: object = None) -> object:  # noqa: ARG004 - the protocol's
         """Return the spec of one of our modules; None for all others."""
         file = _MODULES.get(name)
         if file is None:
@@ -38,18 +38,18 @@ class _LastResort:
         return spec_from_file_location(name, file, submodule_search_locations=folders)
 
 
-def _prepare(arguments):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _prepare(arguments: list) -> str:  # type: ignore[type-arg]
     """Make the interpreter look as if it had been started with the script; return the script's path."""
-    script = arguments[0]
+    script = str(arguments[0])
     sys.argv[:] = arguments
     sys.path[0] = os.path.dirname(os.path.abspath(script))
-    sys.meta_path.append(_LastResort)
+    sys.meta_path.append(_LastResort)  # type: ignore[arg-type]
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(line_buffering=True)
+        stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     return script
 
 
-def _load(script):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _load(script: str) -> tuple:  # type: ignore[type-arg]
     """Compile the script and make the module `__main__` that it runs as."""
     with open(script, "rb") as file:
         code = compile(file.read(), script, "exec", dont_inherit=True)
@@ -58,7 +58,7 @@ def _load(script):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     return code, module
 
 
-def _say_begun():  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _say_begun() -> None:
     """Tell the supervisor that the user's code begins now."""
     number = os.environ.pop("CLOCHE_STARTED_FD", "")
     if not number.isdigit():
@@ -70,7 +70,7 @@ def _say_begun():  # type: ignore[no-untyped-def]  # noqa: ANN202
         return
 
 
-def _fail(error, skip):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _fail(error: BaseException, skip: int) -> int:
     """Show the user's traceback without our frames, as the interpreter would, and return the exit code."""
     trace = error.__traceback__
     for _ in range(skip):
@@ -79,7 +79,7 @@ def _fail(error, skip):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     return 1
 
 
-def main():  # type: ignore[no-untyped-def]  # noqa: ANN201
+def main() -> None:
     """Run the script of the command line; the process ends as the script ends."""
     arguments = sys.argv[1:]
     if arguments[:1] == ["--"]:

@@ -31,7 +31,7 @@ def read(path: str) -> bytes:
     except OSError:
         return b""
     try:
-        parts = []
+        parts: List[bytes] = []
         while True:
             part = os.read(fd, 65536)
             if not part:
@@ -75,7 +75,7 @@ def _children(pid: int) -> Optional[List[int]]:
         tasks = os.listdir(base)
     except OSError:
         return []
-    found = []  # type: List[int]
+    found: List[int] = []
     for task in tasks:
         path = "%s/%s/children" % (base, task)
         text = read(path)
@@ -87,10 +87,10 @@ def _children(pid: int) -> Optional[List[int]]:
 
 def _scanned(root: int) -> List[int]:
     """Return the descendants of a process from a scan of all processes."""
-    by_parent = {}  # type: Dict[int, List[int]]
+    by_parent: Dict[int, List[int]] = {}
     for one in everything():
         by_parent.setdefault(one.parent, []).append(one.pid)
-    found = []  # type: List[int]
+    found: List[int] = []
     todo = [root]
     while todo:
         children = by_parent.get(todo.pop(), [])
@@ -101,7 +101,7 @@ def _scanned(root: int) -> List[int]:
 
 def descendants(root: int) -> List[int]:
     """Return the pids of all living descendants of a process, zombies included."""
-    found = []  # type: List[int]
+    found: List[int] = []
     todo = [root]
     while todo:
         children = _children(todo.pop())

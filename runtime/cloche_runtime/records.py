@@ -22,17 +22,20 @@ import math
 import os
 import threading
 import time
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Union
+
+Value = Union[int, float, str, bool]
 
 FORMAT = 1
 LONGEST_NAME = 255
 LONGEST_LINE = 1024 * 1024
 
 
-def scalar(value: Any) -> Any:
+def scalar(value: object) -> Value:
     """Return a number, string or boolean as JSON can hold it; numpy's and torch's scalars through `item()`."""
-    if not isinstance(value, (bool, int, float, str)) and hasattr(value, "item"):
-        value = value.item()
+    item = getattr(value, "item", None)
+    if item is not None and not isinstance(value, (bool, int, float, str)):
+        value = item()
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, (bool, int, float, str)):
@@ -40,14 +43,14 @@ def scalar(value: Any) -> Any:
     raise TypeError("A metric's value is a number, a string or a boolean, not %s." % type(value).__name__)
 
 
-def sequence(value: Any) -> List[Any]:
+def sequence(value: object) -> List[Value]:
     """Return a list's values, each as `scalar` does; numpy arrays and other iterables of scalars too."""
-    if isinstance(value, (str, bytes)) or not hasattr(value, "__iter__"):
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
         raise TypeError("A list of values is needed, not %s. Use run.log for one value." % type(value).__name__)
     return [scalar(one) for one in value]
 
 
-def name(value: str) -> str:
+def name(value: object) -> str:
     """Return a name of a metric, tag or property that can be kept."""
     if not isinstance(value, str) or not value or len(value) > LONGEST_NAME:
         raise ValueError("A name is a string of 1 to %d characters, not %r." % (LONGEST_NAME, value))
@@ -59,14 +62,14 @@ class Journal:
 
     def __init__(self, path: Optional[str]) -> None:
         self._path = path
-        self._lines = []  # type: List[Dict[str, Any]]
+        self._lines: List[Dict[str, Any]] = []
         self._fd = -1
         self._owner = 0
         self._lock = threading.Lock()
 
-    def add(self, op: str, **members: Any) -> None:
+    def add(self, op: str, **members: object) -> None:
         """Append a line; members that are None are left out, a tag's value excepted."""
-        line = {"v": FORMAT, "t": time.time(), "op": op}  # type: Dict[str, Any]
+        line: Dict[str, Any] = {"v": FORMAT, "t": time.time(), "op": op}
         line.update((key, value) for key, value in members.items() if value is not None or op == "tag")
         if self._path is None:
             with self._lock:
@@ -106,20 +109,20 @@ class Journal:
             return
 
 
-def _number(value: Any) -> Any:
+def _number(value: object) -> object:
     """Return a value as it was logged: the three strings become numbers again."""
-    return float(value.replace("Infinity", "inf")) if value in ("NaN", "Infinity", "-Infinity") else value
+    return float(str(value).replace("Infinity", "inf")) if value in ("NaN", "Infinity", "-Infinity") else value
 
 
 class _Metric:
     """What was logged under one name: scalars gather to a list, rows to columns."""
 
     def __init__(self) -> None:
-        self._values = []  # type: List[Any]
-        self._rows = []  # type: List[Dict[str, Any]]
+        self._values: List[object] = []
+        self._rows: List[Dict[str, object]] = []
         self._is_list = False
 
-    def take(self, op: str, value: Any) -> None:
+    def take(self, op: str, value: Any) -> None:  # noqa: ANN401 - what JSON held
         if op == "log":
             self._values.append(_number(value))
         elif op == "log_list":
@@ -132,7 +135,7 @@ class _Metric:
             for at in range(longest):
                 self._rows.append({key: _number(one[at]) for key, one in value.items() if at < len(one)})
 
-    def value(self) -> Any:
+    def value(self) -> object:
         if not self._rows:
             return self._values[0] if len(self._values) == 1 and not self._is_list else self._values
         if len(self._rows) == 1:
@@ -141,10 +144,13 @@ class _Metric:
         return {key: [row.get(key) for row in self._rows] for key in columns}
 
 
-def metrics(lines: Iterator[Dict[str, Any]]) -> Dict[str, Any]:
-    """Return what was logged, by name: one scalar as itself, more as a list; one row as columns of scalars, more as
-    columns of lists in which None stands for what a row lacks."""
-    found = {}  # type: Dict[str, _Metric]
+def metrics(lines: Iterator[Dict[str, Any]]) -> Dict[str, object]:
+    """Return what was logged, by name.
+
+    One scalar stands as itself, more as a list; one row as columns of scalars, more as columns of
+    lists in which None stands for what a row lacks.
+    """
+    found: Dict[str, _Metric] = {}
     for line in lines:
         if line["op"].startswith("log"):
             found.setdefault(line["name"], _Metric()).take(line["op"], line["value"])

@@ -11,22 +11,23 @@ script works off-line: what it logs is printed and kept in memory.
 """
 
 import os
-import shutil
 import sys
 import threading
-import uuid
 from types import TracebackType
-from typing import Any, BinaryIO, Dict, List, Mapping, Optional, Type, Union
+from typing import BinaryIO, Dict, List, Mapping, Optional, Type, Union
 
 from cloche_runtime import records
 
+_LONGEST_PATH = 1024
+
 Scalar = Union[int, float, str, bool]
+Source = Union[str, "os.PathLike[str]", BinaryIO]
 
 
 class Run:
     """The run that this process belongs to. Made by `Run.get_context()`."""
 
-    _context = None  # type: Optional[Run]
+    _context: "Optional[Run]" = None
     _making = threading.Lock()
 
     def __init__(self, run_id: str, journal: Optional[str] = None, uploads: Optional[str] = None) -> None:
@@ -37,7 +38,7 @@ class Run:
         self._status = "Running"
 
     @classmethod
-    def get_context(cls, allow_offline: bool = True, **_others: Any) -> "Run":  # noqa: FBT001, FBT002 - as Azure's
+    def get_context(cls, allow_offline: bool = True, **_others: object) -> "Run":  # noqa: FBT001, FBT002 - as Azure's
         """Return the run of this process; off-line one of its own, unless that is not allowed (RuntimeError)."""
         with cls._making:
             if cls._context is None:
@@ -52,7 +53,7 @@ class Run:
             return cls(run_id, journal, os.environ.get("CLOCHE_RUN_UPLOADS"))
         if not allow_offline:
             raise RuntimeError("This process does not belong to a run. Submit the script, or allow_offline.")
-        return cls("OfflineRun_" + str(uuid.uuid4()))
+        return cls("OfflineRun_" + _uuid())
 
     @property
     def id(self) -> str:
@@ -96,7 +97,7 @@ class Run:
         if self._offline:
             sys.stdout.write("Attempted to log %s metric %s:\n%s\n" % (_KINDS[op], name, value))
 
-    def get_metrics(self, name: Optional[str] = None, **_others: Any) -> Dict[str, Any]:
+    def get_metrics(self, name: Optional[str] = None, **_others: object) -> Dict[str, object]:
         """Return what was logged so far by all processes of the run; with `name` only that."""
         found = records.metrics(self._journal.lines())
         return found if name is None else {key: one for key, one in found.items() if key == name}
@@ -133,7 +134,9 @@ class Run:
 
     # --- files
 
-    def upload_file(self, name: str, path_or_stream: Union[str, "os.PathLike[str]", BinaryIO], **_others: Any) -> None:
+    def upload_file(
+        self, name: str, path_or_stream: Union[str, "os.PathLike[str]", BinaryIO], **_others: object
+    ) -> None:
         """Keep a file under `name` (a relative path). ValueError for a bad name, FileExistsError for a taken one."""
         parts = _checked(name)
         if self._uploads is None:
@@ -145,14 +148,14 @@ class Run:
         os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
         self._journal.add("upload", name="/".join(parts), size=_copy(path_or_stream, target))
 
-    def upload_files(self, names: List[str], paths: List[str], **_others: Any) -> None:
+    def upload_files(self, names: List[str], paths: List[str], **_others: object) -> None:
         """Keep several files. TypeError when the lists differ in length."""
         if len(names) != len(paths):
             raise TypeError("As many names as paths are needed: %d names, %d paths." % (len(names), len(paths)))
-        for name, path in zip(names, paths):
+        for name, path in zip(names, paths):  # noqa: B905 - Python 3.8 has no strict
             self.upload_file(name, path)
 
-    def upload_folder(self, name: str, path: str, **_others: Any) -> None:
+    def upload_folder(self, name: str, path: str, **_others: object) -> None:
         """Keep every file below a folder, under `name`."""
         if not os.path.isdir(path):
             raise NotADirectoryError("There is no folder %r to upload." % path)
@@ -174,11 +177,11 @@ class Run:
         found = {key.lower(): os.environ.get("CLOCHE_ENVIRONMENT_" + key) for key in keys}
         return {key: value for key, value in found.items() if value}
 
-    def complete(self, **_others: Any) -> None:
+    def complete(self, **_others: object) -> None:
         """Say that the work is done. The run's status comes from how the process ends."""
         self._end("Completed")
 
-    def fail(self, error_details: Optional[object] = None, error_code: Optional[str] = None, **_others: Any) -> None:
+    def fail(self, error_details: Optional[object] = None, error_code: Optional[str] = None, **_others: object) -> None:
         """Say that the work failed and why. The run's status comes from how the process ends."""
         details = None if error_details is None else str(error_details)
         self._end("Failed", details=details, code=None if error_code is None else str(error_code))
@@ -191,7 +194,7 @@ class Run:
         """Make what was logged durable."""
         self._journal.flush()
 
-    def __enter__(self) -> "Run":
+    def __enter__(self) -> "Run":  # noqa: PYI034 - Python 3.8 has no Self
         return self
 
     def __exit__(
@@ -206,21 +209,29 @@ class Run:
         return "Run(%r)" % self._id
 
 
+def _uuid() -> str:
+    import uuid  # noqa: PLC0415 - only off-line runs pay for it
+
+    return str(uuid.uuid4())
+
+
 _KINDS = {"log": "scalar", "log_list": "list", "log_row": "row", "log_table": "table"}
 
 
-def _checked(name: str) -> List[str]:
+def _checked(name: object) -> List[str]:
     """Return the parts of a file's name. ValueError unless it stays below the folder that it is put into."""
     parts = name.replace("\\", "/").split("/") if isinstance(name, str) else []
     parts = [part for part in parts if part != "."]
-    if not parts or any(part in ("", "..") or "\0" in part for part in parts) or len(name) > 1024:  # noqa: PLR2004
+    if not parts or any(part in ("", "..") or "\0" in part for part in parts) or sum(map(len, parts)) > _LONGEST_PATH:
         raise ValueError("A file's name is a relative path without '..', not %r." % (name,))
     return parts
 
 
-def _copy(source: Union[str, "os.PathLike[str]", BinaryIO], target: str) -> int:
+def _copy(source: Source, target: str) -> int:
     """Copy a file or stream, visible under its name only when it is whole; return its size in bytes."""
-    part = "%s.%s.part" % (target, uuid.uuid4().hex[:8])
+    import shutil  # noqa: PLC0415 - only who uploads pays for it
+
+    part = "%s.%s.part" % (target, os.urandom(4).hex())
     try:
         with open(part, "xb") as out:
             if isinstance(source, (str, os.PathLike)):

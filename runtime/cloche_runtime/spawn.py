@@ -70,7 +70,7 @@ def _become(argv: List[str], cwd: str, env: Dict[str, str], ends: Tuple[int, int
         trouble, output = _above(trouble, env), _above(output, env)
         if word is not None:
             os.dup2(word, int(env[STARTED_FD]))
-            os.set_inheritable(int(env[STARTED_FD]), True)
+            os.set_inheritable(int(env[STARTED_FD]), True)  # noqa: FBT003 - the function's own signature
         _standard_streams(output)
         os.umask(0o022)
         step = "enter the working folder " + cwd

@@ -26,7 +26,7 @@ class Redactor:
             return data
         data = self._held + data
         keep = self._doubtful(data)
-        out = []  # type: List[bytes]
+        out: List[bytes] = []
         done = 0
         for match in self._pattern.finditer(data):
             if match.start() >= keep:

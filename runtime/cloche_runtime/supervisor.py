@@ -68,7 +68,7 @@ class _Owner:
     __slots__ = ("follows", "rest", "sock")
 
     def __init__(self, sock: socket.socket) -> None:
-        sock.setblocking(False)
+        sock.setblocking(False)  # noqa: FBT003 - the socket's own signature
         self.sock = sock
         self.rest = b""
         self.follows = False
@@ -101,21 +101,21 @@ class Supervisor:
     def __init__(self, spec: Dict[str, Any]) -> None:
         limits = spec["limits"]
         self._spec = spec
-        self._memory = limits["memory"]  # type: Optional[int]
-        self._deadline = limits["deadline"]  # type: Optional[float]
-        self._grace = limits["grace"]  # type: float
-        self._orphan_after = limits["orphan_after"]  # type: float
+        self._memory: Optional[int] = limits["memory"]
+        self._deadline: Optional[float] = limits["deadline"]
+        self._grace: float = limits["grace"]
+        self._orphan_after: float = limits["orphan_after"]
         self._spool = Spool("log", limits["log"], spec["redact"])
         self._poll = select.poll()
-        self._owners = {}  # type: Dict[int, _Owner]
+        self._owners: Dict[int, _Owner] = {}
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         self._wake, self._wake_end = os.pipe()
-        self._output = None  # type: Optional[int]
-        self._word = None  # type: Optional[int]
+        self._output: Optional[int] = None
+        self._word: Optional[int] = None
         self._pid = 0
         self._began = time.monotonic()
-        self._started = None  # type: Optional[bool]
-        self._status = None  # type: Optional[int]
+        self._started: Optional[bool] = None
+        self._status: Optional[int] = None
         self._ending = ""
         self._detail = ""
         self._kill_at = _FOREVER
@@ -126,7 +126,7 @@ class Supervisor:
         self._told_at = 0.0
         self._told_size = 0
         self._peak = 0
-        self._strays = []  # type: List[List[int]]
+        self._strays: List[List[int]] = []
         self._kills_before = 0
         self._killing = 0
 
@@ -146,8 +146,8 @@ class Supervisor:
     def _listen(self) -> None:
         for number in (signal.SIGHUP, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
-        os.set_blocking(self._wake_end, False)
-        os.set_blocking(self._wake, False)
+        for end in (self._wake, self._wake_end):
+            os.set_blocking(end, False)
         signal.set_wakeup_fd(self._wake_end, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, _nothing)
         signal.signal(signal.SIGTERM, self._asked_to_end)
@@ -170,9 +170,9 @@ class Supervisor:
             self._poll.register(child.word, select.POLLIN)
         if child.why:
             self._ending, self._detail = "not_started", child.why
-            self._begun(False)
+            self._begun(started=False)
         elif child.word is None:
-            self._begun(True)
+            self._begun(started=True)
         else:
             self._note()
         self._tell({"at": "up", **self._present()})
@@ -196,7 +196,7 @@ class Supervisor:
         if self._word is not None:
             self._hear_word()
         if self._started is None:
-            self._begun(False)
+            self._begun(started=False)
         record = self._exit()
         write_json("exit.json", record)
         self._tell({"at": "exited", **record})
@@ -331,7 +331,7 @@ class Supervisor:
     # --- the beginning
 
     def _hear_word(self) -> None:
-        """The program says that the user's code begins, or can no longer say so."""
+        """Take the program's word that the user's code begins, or that it can no longer give it."""
         assert self._word is not None  # noqa: S101 - registered only with a descriptor
         try:
             said = os.read(self._word, 1)
@@ -341,9 +341,9 @@ class Supervisor:
         os.close(self._word)
         self._word = None
         if said:
-            self._begun(True)
+            self._begun(started=True)
 
-    def _begun(self, started: bool) -> None:  # noqa: FBT001 - the fact itself
+    def _begun(self, *, started: bool) -> None:
         self._started = started
         self._note()
         self._tell({"at": "started" if started else "not_started", "pid": self._pid})
@@ -469,7 +469,7 @@ def main(folder: str, first: Optional[socket.socket]) -> None:
         return
     try:
         Supervisor(json.loads(procfs.read("spec.json"))).run(first)
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - whatever it was, nothing of the group may live on
         with open("trouble", "w") as file:
             traceback.print_exc(file=file)
         for pid in procfs.descendants(os.getpid()):

@@ -56,7 +56,7 @@ def create(folder: Path, spec: ProcessSpec) -> bool:
         "redact": list(spec.redact),
     }
     fd = os.open(fresh / "spec.json", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with open(fd, "wb") as file:
+    with os.fdopen(fd, "wb") as file:
         file.write(json.dumps(document).encode())
     if folder.exists():
         shutil.rmtree(fresh)
@@ -214,7 +214,7 @@ def _read(path: Path) -> dict[str, object] | None:
 def _write(path: Path, value: dict[str, object]) -> None:
     fresh = path.with_name(f"{path.name}.new")
     fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with open(fd, "wb") as file:
+    with os.fdopen(fd, "wb") as file:
         file.write(json.dumps(value).encode())
         file.flush()
         os.fsync(fd)

@@ -78,7 +78,7 @@ def _start() -> tuple[subprocess.Popen[bytes], socket.socket]:
     with theirs:
         process = subprocess.Popen(  # noqa: S603 - our own interpreter and script
             [sys.executable, "-S", "-E", str(_SCRIPT)],
-            stdin=theirs,
+            stdin=theirs.fileno(),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,

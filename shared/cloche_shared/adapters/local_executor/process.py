@@ -106,9 +106,11 @@ class LocalProcess:
     async def _listen(self, connection: socket.socket) -> None:
         reader, self._writer = await asyncio.open_connection(sock=connection)
         try:
-            for command in [{"do": "follow"}] * self._follows + self._unsent:
+            if self._follows:
+                self._send({"do": "follow"})
+            unsent, self._unsent = self._unsent, []
+            for command in unsent:
                 self._send(command)
-            self._unsent = []
             while line := await reader.readline():
                 self._hear(cast("dict[str, object]", json.loads(line)))
         except (OSError, ValueError):
