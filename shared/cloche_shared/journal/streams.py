@@ -88,10 +88,14 @@ class Streams(Generic[S]):
         """Return the stream of an aggregate of this kind."""
         return StreamId(self.kind.name, project, name)
 
-    async def get(self, stream: StreamId) -> Present[S]:
-        """Return the present as far as this process can know it, fresh from the store when it is shared."""
+    async def get(self, stream: StreamId, *, at_least: int = 0) -> Present[S]:
+        """Return the present as far as this process can know it, fresh from the store when it is shared.
+
+        `at_least` is a position that the caller knows of, from an event: the bus may deliver a fact
+        before the writer that recorded it goes on.
+        """
         present = self._cache.get(stream) or await self._load(stream)
-        if not self._exclusive:
+        if not self._exclusive or present.seq < at_least:
             present = await self._catch_up(stream, present)
         self._keep(stream, present)
         return present
