@@ -42,6 +42,7 @@ def read_fact(type_name: str, data: Mapping[str, object]) -> Fact | None:
     if cls is None:
         return None
     try:
-        return cls.model_validate(data)
+        # JSON has lists where strict models have tuples
+        return cls.model_validate(data, strict=False)
     except ValueError as error:
         raise Invalid("malformed_event", f"The data of {type_name} does not fit its schema.", why=str(error)) from error
