@@ -2,6 +2,8 @@
 
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Sequence
+from dataclasses import replace
+from dataclasses import replace
 from itertools import islice
 
 from cloche_shared.adapters.memory_faults import NO_FAULTS, Faults
@@ -25,6 +27,11 @@ class MemoryStore:
         if document.topic:
             self.unsent[document.key] = None
         return True
+
+    def read(self, key: str) -> Document | None:
+        """Return a document, marked as sent or not."""
+        document = self.documents.get(key)
+        return None if document is None else replace(document, sent=key not in self.unsent)
 
 
 class MemoryJournal:
@@ -58,14 +65,15 @@ class MemoryJournal:
 
     async def get(self, key: str) -> Document | None:
         await self._faults.before("get")
-        return self._store.documents.get(key)
+        return self._store.read(key)
 
     async def read(self, prefix: str, *, after: str = "", limit: int = 1000) -> list[Document]:
         await self._faults.before("read")
         keys = self._store.keys
         start = max(bisect_left(keys, prefix), bisect_right(keys, after))
         found = keys[start : start + limit]
-        return [self._store.documents[key] for key in found if key.startswith(prefix)]
+        documents = (self._store.read(key) for key in found if key.startswith(prefix))
+        return [document for document in documents if document is not None]
 
     async def unsent(self, limit: int = 1000) -> list[Document]:
         await self._faults.before("unsent")

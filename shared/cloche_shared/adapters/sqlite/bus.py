@@ -93,8 +93,8 @@ class JournalBus:
     def page(self, group: str, source: str, topics: Sequence[str], start: int) -> list[Delivery]:
         """Return the next deliveries of a source from the tables, of up to 500 documents; none: caught up."""
         if source == RESENT:
-            rows = self._letters.resent(group, start >> _SHIFT, _PAGE)
-            return [item for pos, letter in rows if (item := _again(letter, pos << _SHIFT)).offset >= start]
+            again = self._letters.resent(group, start >> _SHIFT, _PAGE)
+            return [item for pos, letter in again if (item := _again(letter, pos << _SHIFT)).offset >= start]
         marks = ",".join("?" * len(topics))
         sql = (
             f"SELECT pos,key,body,topic,partition_key FROM {source}_journal"  # noqa: S608 - our own name
