@@ -29,11 +29,13 @@ class Writer:
         random: Random,
         *,
         offer: Callable[[Sequence[Document]], None] | None = None,
+        settle_delays: Sequence[float] = SETTLE_DELAYS,
     ) -> None:
         self.journal = journal
         self._clock = clock
         self._random = random
         self._offer = offer
+        self._settle_delays = settle_delays
 
     @property
     def atomic(self) -> bool:
@@ -63,7 +65,7 @@ class Writer:
             return await self.journal.append_many(documents)
         except OutcomeUnknownError:
             pass
-        for delay in SETTLE_DELAYS:
+        for delay in self._settle_delays:
             await asyncio.sleep(delay)
             try:
                 return await self._again(documents)
