@@ -199,10 +199,11 @@ class ImageRefused(Fact):
 
 
 class RunSubmitted(Fact):
-    """A run was accepted."""
+    """A run was accepted. `at` is the time of record (RFC 3339), here and in the other facts of a run."""
 
     spec: RunSpec
     references: References
+    at: str = ""
 
 
 class RunPreparing(Fact):
@@ -235,14 +236,19 @@ class RunStarted(Fact):
 
     attempt: int
     fence: int
+    at: str = ""
 
 
 class AttemptLost(Fact):
-    """The attempt ended for a reason that is not the user's code."""
+    """The attempt ended for a reason that is not the user's code; `ended` tells what is known of its end.
+
+    It never stands alone: `RunRequeued`, `RunFailed` or `RunCanceled` follows in the same document.
+    """
 
     attempt: int
     fence: int
     problem: Problem
+    ended: Ended | None = None
 
 
 class RunRequeued(Fact):
@@ -251,6 +257,7 @@ class RunRequeued(Fact):
     attempt: int
     cause: Literal["infrastructure", "user"]
     not_before: str = ""
+    ended: Ended | None = None
 
 
 class RunFinalizing(Fact):
@@ -259,6 +266,7 @@ class RunFinalizing(Fact):
     attempt: int
     fence: int
     ended: Ended
+    at: str = ""
 
 
 class RunCancelRequested(Fact):
@@ -266,9 +274,17 @@ class RunCancelRequested(Fact):
 
 
 class RunMeasured(Fact):
-    """What the script logged since the last such fact: lines of the run's journal, in order."""
+    """What the script logged since the last such fact: lines of the run's journal, in order.
+
+    They are the bytes from `start` to `end` of that attempt's journal. A line too long for a fact has
+    `blob` (the digest of its JSON in the runner's blobs of the project) in place of its value.
+    """
 
     lines: tuple[dict[str, object], ...]
+    attempt: int = 0
+    fence: int = 0
+    start: int = 0
+    end: int = 0
 
 
 class RunCompleted(Fact):
@@ -277,6 +293,7 @@ class RunCompleted(Fact):
     outputs: Digest
     ended: Ended
     environment: ResolvedEnvironment
+    at: str = ""
 
 
 class RunFailed(Fact):
@@ -286,6 +303,7 @@ class RunFailed(Fact):
     outputs: Digest | None = None
     ended: Ended | None = None
     environment: ResolvedEnvironment | None = None
+    at: str = ""
 
 
 class RunCanceled(Fact):
@@ -294,6 +312,7 @@ class RunCanceled(Fact):
     outputs: Digest | None = None
     ended: Ended | None = None
     environment: ResolvedEnvironment | None = None
+    at: str = ""
 
 
 class NodeGpu(Lenient):

@@ -55,7 +55,10 @@ class RunSpec(Strict):
 
 
 class Ended(Lenient):
-    """How an attempt's process group ended (see `cloche_shared.ports.executor.Exit`)."""
+    """How an attempt's process group ended (see `cloche_shared.ports.executor.Exit`).
+
+    `log` is the digest of the attempt's log in the runner's blobs of the project, or empty.
+    """
 
     ending: str
     code: int | None = None
@@ -66,3 +69,4 @@ class Ended(Lenient):
     cpu_seconds: float = 0.0
     peak_memory: int = 0
     detail: str = ""
+    log: str = ""
