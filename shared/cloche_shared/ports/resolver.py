@@ -1,10 +1,11 @@
 """Resolver: from a definition to the exact files."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from cloche_shared.contracts.definition import Definition
+from cloche_shared.ports.blobs import Blob, Blobs
 
 Say = Callable[[str], Awaitable[None]]
 """Writes one line to the build's log."""
@@ -29,13 +30,18 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """The interpreter's full version and path, the platform tag, the chosen files, the PEP 751 text."""
+    """The interpreter's full version and path, the platform tag, the chosen files, the PEP 751 text.
+
+    `indexes` are the index addresses in the order in which they are asked, with their credentials,
+    for what a build needs itself; they are never shown or stored.
+    """
 
     python: str
     interpreter: str
     platform: str
     choices: tuple[Choice, ...]
     pylock: str
+    indexes: tuple[str, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,3 +66,9 @@ class Resolver(Protocol):
 
     async def build_wheel(self, resolution: Resolution, choice: Choice, sdist: str, say: Say) -> BuiltWheel:
         """Build the sdist at path `sdist` into a wheel, isolated from every environment."""
+
+    async def keep(self, built: BuiltWheel, blobs: Blobs) -> Blob:
+        """Store a built wheel's bytes."""
+
+    async def release(self, built: BuiltWheel) -> None:
+        """Remove what the build of a wheel left on this machine; twice is harmless."""

@@ -1,0 +1,167 @@
+"""Working folders: a snapshot's tree out, outputs and logs in. Links are never followed."""
+
+import asyncio
+import os
+import re
+import stat
+from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
+
+from cloche_shared.adapters.local_node_files.store import remove_tree
+from cloche_shared.blobs.errors import disk_error
+from cloche_shared.contracts.files import FileEntry, Manifest
+from cloche_shared.errors import Failed, Invalid, NotFound, TooLarge
+from cloche_shared.ports.blobs import Blobs
+from cloche_shared.store.paths import check_manifest, check_path, path_fault
+
+CHUNK = 1 << 20
+AT_ONCE = 8
+MAX_FILES = 100_000
+
+_WORK_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
+
+
+class Folders:
+    """All working folders of a node, by our own ids."""
+
+    def __init__(self, root: Path, *, max_bytes: int | None = None) -> None:
+        self._root = root
+        self._max_bytes = max_bytes
+
+    def path(self, work_id: str) -> Path:
+        """Return the folder of an id. Raises `Invalid` (code `invalid_name`) for what is none."""
+        if not _WORK_ID.fullmatch(work_id):
+            raise Invalid("invalid_name", "A working folder is named by an id of ours.")
+        return self._root / work_id
+
+    async def checkout(self, work_id: str, snapshot: Manifest, blobs: Blobs) -> Path:
+        """Write the snapshot's files into a fresh folder. Raises `Failed`, `Invalid`."""
+        check_manifest(snapshot)
+        path = self.path(work_id)
+        try:
+            await asyncio.to_thread(_prepare, path, snapshot)
+            slots = asyncio.Semaphore(AT_ONCE)
+            errors = await asyncio.gather(
+                *(self._write(path, entry, blobs, slots) for entry in snapshot.files), return_exceptions=True
+            )
+            for error in errors:
+                if error is not None:
+                    raise error
+        except NotFound as error:
+            raise Failed(error.code, "A file of the snapshot is missing.", todo="Submit it again.") from error
+        except OSError as error:
+            raise _failed(error) from error
+        return path
+
+    async def _write(self, root: Path, entry: FileEntry, blobs: Blobs, slots: asyncio.Semaphore) -> None:
+        async with slots:
+            target = root / entry.path
+            mode = 0o755 if entry.executable else 0o644
+            source = await blobs.file(entry.digest)
+            if source is not None:
+                await asyncio.to_thread(_copy, source, target, mode)
+                return
+            file = await asyncio.to_thread(os.open, target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
+            with os.fdopen(file, "wb") as stream:
+                async for chunk in blobs.read(entry.digest):
+                    await asyncio.to_thread(stream.write, chunk)
+
+    async def collect(self, work_id: str, folders: Sequence[str], blobs: Blobs) -> Manifest:
+        """Store every regular file below the given folders; returns them sorted by path."""
+        root = self.path(work_id)
+        for folder in folders:
+            check_path(folder, pointer="/folders")
+        entries: list[FileEntry] = []
+        total = 0
+        try:
+            for path in await asyncio.to_thread(lambda: sorted(_regular(root, folders))):
+                entry = await _store(root, path, blobs)
+                if entry is None:
+                    continue
+                entries.append(entry)
+                total += entry.size
+                self._check(len(entries), total)
+        except OSError as error:
+            raise _failed(error) from error
+        return Manifest(files=tuple(entries))
+
+    def _check(self, count: int, total: int) -> None:
+        if count > MAX_FILES or (self._max_bytes is not None and total > self._max_bytes):
+            raise TooLarge("too_large", "The outputs are over the limit.", why=f"{count} files, {total} bytes.")
+
+    async def discard(self, work_id: str) -> None:
+        """Remove a working folder."""
+        await asyncio.to_thread(remove_tree, self.path(work_id))
+
+
+def _failed(error: OSError) -> Failed:
+    found = disk_error(error)
+    return Failed(found.code, found.what, why=found.why, todo=found.todo)
+
+
+def _prepare(root: Path, snapshot: Manifest) -> None:
+    remove_tree(root)
+    root.mkdir(mode=0o700, parents=True)
+    for parent in sorted({os.path.dirname(entry.path) for entry in snapshot.files} - {""}):
+        (root / parent).mkdir(mode=0o755, parents=True, exist_ok=True)
+
+
+def _copy(source: Path, target: Path, mode: int) -> None:
+    """Copy, because the user's code may write to its working folder."""
+    file = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
+    with os.fdopen(file, "wb") as writer, source.open("rb") as reader:
+        while chunk := reader.read(CHUNK):
+            writer.write(chunk)
+
+
+def _regular(root: Path, folders: Sequence[str]) -> Iterator[str]:
+    """Yield the paths of regular files below the folders whose names can be carried."""
+    for folder in folders:
+        if _is_linked(root, folder):
+            continue
+        for found, _, names, handle in os.fwalk(root / folder, follow_symlinks=False):
+            for name in names:
+                path = os.path.relpath(os.path.join(found, name), root)
+                if path_fault(path) is None and stat.S_ISREG(os.lstat(name, dir_fd=handle).st_mode):
+                    yield path
+
+
+def _is_linked(root: Path, folder: str) -> bool:
+    parts = folder.split("/")
+    return any((root / "/".join(parts[:count])).is_symlink() for count in range(1, len(parts) + 1))
+
+
+async def _store(root: Path, path: str, blobs: Blobs) -> FileEntry | None:
+    """Store one file; None when it is gone, or no longer a regular file."""
+    file = await asyncio.to_thread(_open_below, root, path)
+    if file is None:
+        return None
+    with os.fdopen(file, "rb") as stream:
+        status = os.fstat(stream.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        blob = await blobs.put(_chunks(stream.fileno()))
+    return FileEntry(path=path, digest=blob.digest, size=blob.size, executable=bool(status.st_mode & 0o100))
+
+
+def _open_below(root: Path, path: str) -> int | None:
+    """Open a file without following a link in any of its parts."""
+    *parents, name = path.split("/")
+    folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for part in parents:
+            inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
+            os.close(folder)
+            folder = inner
+        return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+    except OSError as error:
+        if error.errno is not None and isinstance(error, PermissionError):
+            raise
+        return None
+    finally:
+        os.close(folder)
+
+
+async def _chunks(file: int) -> AsyncIterator[bytes]:
+    while chunk := await asyncio.to_thread(os.read, file, CHUNK):
+        yield chunk

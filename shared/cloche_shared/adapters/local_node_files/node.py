@@ -1,0 +1,158 @@
+"""`LocalNodeFiles`: the port NodeFiles on this machine's disk."""
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from cloche_shared.adapters.interpreters import Interpreter, Interpreters
+from cloche_shared.adapters.local_node_files.folders import Folders
+from cloche_shared.adapters.local_node_files.locks import Locks
+from cloche_shared.adapters.local_node_files.pool import WorkerPool
+from cloche_shared.adapters.local_node_files.prefix import (
+    MANIFEST,
+    Builder,
+    StoreChangedError,
+    Touched,
+    load_tree,
+    look,
+    owners,
+)
+from cloche_shared.adapters.local_node_files.store import WheelStore, remove_tree
+from cloche_shared.blobs.errors import disk_error
+from cloche_shared.contracts.definition import Artefact, Lock
+from cloche_shared.contracts.files import Manifest
+from cloche_shared.errors import Failed, Internal
+from cloche_shared.ports.blobs import Blobs
+from cloche_shared.ports.node_files import Prefix
+from cloche_shared.store.together import together
+
+ATTEMPTS = 3
+"""How often a prefix is begun anew because the store was touched under it."""
+
+T = TypeVar("T")
+
+
+async def _disk(function: Callable[..., T], *arguments: object) -> T:
+    """Run a file operation in a thread; what the disk refuses is `Failed`."""
+    try:
+        return await asyncio.to_thread(function, *arguments)
+    except OSError as error:
+        found = disk_error(error)
+        raise Failed(found.code, found.what, why=found.why, todo=found.todo) from error
+
+
+class LocalNodeFiles:
+    """One node's folder. `close` ends its worker processes."""
+
+    def __init__(self, root: Path, interpreters: Interpreters | None = None, *, workers: int | None = None) -> None:
+        self._root = root.absolute()
+        self._interpreters = interpreters or Interpreters()
+        self._pool = WorkerPool(workers)
+        self._locks = Locks(self._root / "locks")
+        self._store = WheelStore(self._root, self._pool, self._locks)
+        self._folders = Folders(self._root / "work")
+
+    async def close(self) -> None:
+        """End the worker processes."""
+        await self._pool.close()
+
+    async def warm(self, python: str, artefact: Artefact, blobs: Blobs) -> None:
+        """Unpack and compile one wheel ahead of its prefix, as soon as its bytes are there.
+
+        `python` is the lock's. Raises as `prefix` does.
+        """
+        interpreter = await self._interpreters.required(python)
+        await self._store.ensure(artefact, interpreter, blobs)
+
+    async def prefix(self, lock_digest: str, lock: Lock, artefacts: Blobs) -> Prefix:
+        name = lock_digest.removeprefix("sha256:")
+        if not name.isalnum():
+            raise Internal("invalid_digest", "A lock's digest is hexadecimal.")
+        async with self._locks.hold(f"prefix-{name}"):
+            interpreter = await self._interpreters.required(lock.python)
+            path = self._root / "prefixes" / name
+            warnings = await self._reusable(path, interpreter)
+            if warnings is not None:
+                return Prefix(path, path / "bin" / "python", reused=True, warnings=tuple(warnings))
+            made = await self._make(path, lock, interpreter, artefacts)
+            return Prefix(path, path / "bin" / "python", reused=False, warnings=tuple(made))
+
+    async def _reusable(self, path: Path, interpreter: Interpreter) -> list[str] | None:
+        """Return the warnings of a prefix that is whole and untouched, else condemn it and return None."""
+        found = await asyncio.to_thread(_inspect, path, interpreter)
+        if found is None:
+            return None
+        touched, keys, warnings = found
+        if not touched:
+            return warnings
+        condemned = await asyncio.to_thread(owners, self._root / "store", keys, touched.changed)
+        await self._condemn(condemned)
+        return None
+
+    async def _condemn(self, keys: Sequence[str]) -> None:
+        """Forget stored wheels that were touched, and every prefix that links them."""
+        for key in keys:
+            await self._store.condemn(key)
+        await asyncio.to_thread(self._condemn_prefixes, frozenset(keys))
+
+    def _condemn_prefixes(self, keys: frozenset[str]) -> None:
+        folder = self._root / "prefixes"
+        for prefix in folder.iterdir() if folder.is_dir() else ():
+            found = load_tree(prefix)
+            if found is not None and keys.intersection(found[1]):
+                (prefix / MANIFEST).unlink(missing_ok=True)
+
+    async def _make(self, path: Path, lock: Lock, interpreter: Interpreter, blobs: Blobs) -> list[str]:
+        for _ in range(ATTEMPTS):
+            keys = await together(self._store.ensure(item, interpreter, blobs) for item in lock.artefacts)
+            try:
+                return await _disk(self._build, path, interpreter, keys)
+            except StoreChangedError as error:
+                await self._condemn(error.keys)
+        raise Failed(
+            "store_changed",
+            "The environment could not be made.",
+            why="Its packages are changed on disk while it is made.",
+            todo="End the program that writes into the data folder, then try again.",
+        )
+
+    def _build(self, path: Path, interpreter: Interpreter, keys: list[str]) -> list[str]:
+        folder = self._root / "tmp" / f"prefix-{os.urandom(8).hex()}"
+        try:
+            warnings = Builder(folder, path, interpreter).build(self._root / "store", keys)
+            self._swap(folder, path)
+        finally:
+            remove_tree(folder)
+        return warnings
+
+    def _swap(self, folder: Path, path: Path) -> None:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        old = self._root / "tmp" / f"condemned-{os.urandom(8).hex()}"
+        if path.exists():
+            path.rename(old)
+        folder.rename(path)
+        remove_tree(old)
+
+    async def checkout(self, work_id: str, snapshot: Manifest, blobs: Blobs) -> Path:
+        return await self._folders.checkout(work_id, snapshot, blobs)
+
+    async def collect(self, work_id: str, folders: Sequence[str], blobs: Blobs) -> Manifest:
+        return await self._folders.collect(work_id, folders, blobs)
+
+    async def discard(self, work_id: str) -> None:
+        await self._folders.discard(work_id)
+
+
+def _inspect(path: Path, interpreter: Interpreter) -> tuple[Touched, list[str], list[str]] | None:
+    found = load_tree(path)
+    if found is None:
+        return None
+    tree, keys, warnings = found
+    try:
+        if (path / "bin" / "python").readlink() != Path(interpreter.path):
+            return None
+    except OSError:
+        return None
+    return look(path, tree, interpreter.cache_tag), keys, warnings

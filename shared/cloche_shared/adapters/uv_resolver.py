@@ -1,0 +1,259 @@
+"""`UvResolver`: the port Resolver by the `uv` program, which is installed with Cloche.
+
+uv runs with argument lists, an environment of ours and its own cache; the user's configuration is
+not read. Index addresses go by environment, so that their credentials are in no list of processes.
+"""
+
+import asyncio
+import os
+import re
+import shutil
+import signal
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import uv
+from packaging.utils import InvalidSdistFilename, parse_sdist_filename
+
+from cloche_shared.adapters.interpreters import Interpreter, Interpreters, not_available, probe
+from cloche_shared.contracts.definition import Definition, PipOptions
+from cloche_shared.errors import Failed
+from cloche_shared.ports.blobs import Blob, Blobs
+from cloche_shared.ports.resolver import BuiltWheel, Choice, Resolution, Say
+from cloche_shared.store.pylock import choose
+from cloche_shared.store.uv_errors import build_error, resolve_error, without_secrets
+
+PUBLIC_INDEX = "https://pypi.org/simple"
+RESOLVE_SECONDS = 300.0
+BUILD_SECONDS = 1800.0
+INSTALL_SECONDS = 120.0
+HTTP_SECONDS = 30
+KEPT_LINES = 400
+
+_PASSED_ON = (
+    "PATH",
+    "LANG",
+    "LC_ALL",
+    "TMPDIR",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    *(name for pair in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY") for name in (pair, pair.lower())),
+)
+_COMMON = ("--no-config", "--color", "never", "--no-progress")
+
+
+@dataclass(frozen=True, slots=True)
+class _Finished:
+    status: int
+    lines: tuple[str, ...]
+
+
+class UvResolver:
+    """Resolves and builds in `root`, where uv keeps its cache and builds have their folders.
+
+    `default_index` is asked where a definition names none.
+    """
+
+    def __init__(
+        self, root: Path, interpreters: Interpreters, *, default_index: str = PUBLIC_INDEX, managed: bool = True
+    ) -> None:
+        self._root = root.absolute()
+        self._interpreters = interpreters
+        self._default_index = default_index
+        self._managed = managed
+
+    async def resolve(self, definition: Definition, say: Say) -> Resolution:
+        interpreter = await self._interpreter(definition.python.version, say)
+        indexes = self._indexes(definition.python.pip_options)
+        async with self._folder("resolve") as folder:
+            source, target = folder / "requirements.in", folder / "pylock.toml"
+            lines = "\n".join(definition.python.pip) + "\n"
+            await asyncio.to_thread(source.write_text, lines, encoding="utf-8")
+            arguments = _compile_arguments(definition.python.pip_options, interpreter, source, target)
+            done = await self._uv(arguments, indexes, say, RESOLVE_SECONDS)
+            if done.status != 0:
+                raise resolve_error(done.lines, definition.python.pip)
+            text = without_secrets(await asyncio.to_thread(target.read_text, encoding="utf-8"))
+        choices = choose(text, interpreter.tags, definition.python, indexes)
+        await say(f"Resolved {len(choices)} packages for Python {interpreter.version} on {interpreter.platform}")
+        return Resolution(
+            python=interpreter.version,
+            interpreter=interpreter.path,
+            platform=interpreter.platform,
+            choices=choices,
+            pylock=text,
+            indexes=indexes,
+        )
+
+    def _indexes(self, options: PipOptions) -> tuple[str, ...]:
+        return (options.index_url or self._default_index, *options.extra_index_urls)
+
+    async def _interpreter(self, version: str | None, say: Say) -> Interpreter:
+        found = await self._interpreters.find(version)
+        if found is None and version is not None and self._managed:
+            found = await self._install(version, say)
+        if found is None:
+            raise not_available(version or "3", await self._interpreters.all())
+        return found
+
+    async def _install(self, version: str, say: Say) -> Interpreter | None:
+        """Have uv fetch an interpreter; None where it cannot be had."""
+        await say(f"Python {version} is not on this machine; trying to fetch it")
+        folder = self._root / "python"
+        arguments = ("python", "install", *_COMMON, "--no-bin", "--install-dir", str(folder), "--", version)
+        try:
+            done = await self._uv(arguments, (), say, INSTALL_SECONDS, http_seconds=5)
+        except Failed:
+            return None
+        if done.status != 0:
+            return None
+        programs = await asyncio.to_thread(lambda: sorted(folder.glob(f"cpython-{version}*/bin/python3")))
+        found = await probe(str(programs[-1])) if programs else None
+        if found is not None:
+            self._interpreters.add(found)
+        return found
+
+    async def build_wheel(self, resolution: Resolution, choice: Choice, sdist: str, say: Say) -> BuiltWheel:
+        folder = await asyncio.to_thread(self._make_folder, "build")
+        try:
+            source = await asyncio.to_thread(_named_copy, folder, choice.filename, sdist)
+            target = folder / "dist"
+            arguments = ("build", "--wheel", *_COMMON, "--no-python-downloads", "--python", resolution.interpreter)
+            arguments = (*arguments, "--out-dir", str(target), "--no-create-gitignore", "--", str(source))
+            done = await self._uv(arguments, resolution.indexes, say, BUILD_SECONDS, package=choice.name)
+            wheels = await asyncio.to_thread(lambda: sorted(target.glob("*.whl")))
+            if done.status != 0 or not wheels:
+                raise build_error(done.lines, choice.name, choice.version)
+        except BaseException:
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+            raise
+        return BuiltWheel(filename=wheels[0].name, path=str(wheels[0]))
+
+    async def keep(self, built: BuiltWheel, blobs: Blobs) -> Blob:
+        return await blobs.put_file(Path(built.path))
+
+    async def release(self, built: BuiltWheel) -> None:
+        folder = Path(built.path).parent.parent
+        if folder.parent == self._root / "tmp":
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+    def _make_folder(self, purpose: str) -> Path:
+        parent = self._root / "tmp"
+        parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f"{purpose}-", dir=parent))
+
+    @asynccontextmanager
+    async def _folder(self, purpose: str) -> AsyncIterator[Path]:
+        folder = await asyncio.to_thread(self._make_folder, purpose)
+        try:
+            yield folder
+        finally:
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+    async def _uv(
+        self,
+        arguments: Sequence[str],
+        indexes: Sequence[str],
+        say: Say,
+        seconds: float,
+        *,
+        http_seconds: int = HTTP_SECONDS,
+        package: str | None = None,
+    ) -> _Finished:
+        environment = self._environment(indexes, http_seconds)
+        process = await asyncio.create_subprocess_exec(
+            uv.find_uv_bin(),
+            *arguments,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            cwd=self._root,
+            env=environment,
+            start_new_session=True,
+            limit=1 << 20,
+        )
+        try:
+            async with asyncio.timeout(seconds):
+                lines = await _follow(process, say)
+                return _Finished(await process.wait(), lines)
+        except TimeoutError:
+            raise _too_slow(seconds, package) from None
+        finally:
+            await _end(process)
+
+    def _environment(self, indexes: Sequence[str], http_seconds: int) -> dict[str, str]:
+        environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+        environment |= {
+            "HOME": str(self._root),
+            "UV_CACHE_DIR": str(self._root / "uv"),
+            "UV_HTTP_TIMEOUT": str(http_seconds),
+            "UV_HTTP_RETRIES": "2",
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+        if indexes:
+            # uv asks its default index last, so the order is kept by making the last one the default.
+            environment["UV_DEFAULT_INDEX"] = indexes[-1]
+            environment["UV_INDEX"] = " ".join(indexes[:-1])
+        return environment
+
+
+def _compile_arguments(options: PipOptions, interpreter: Interpreter, source: Path, target: Path) -> list[str]:
+    arguments = ["pip", "compile", *_COMMON, "--no-header", "--no-annotate", "--no-python-downloads"]
+    arguments += ["--format", "pylock.toml", "--generate-hashes", "--python", interpreter.path]
+    if options.pre:
+        arguments += ["--prerelease", "allow"]
+    for name in options.no_binary:
+        arguments += ["--no-binary", name]
+    for name in options.only_binary:
+        arguments += ["--only-binary", name]
+    return [*arguments, "--output-file", str(target), "--", str(source)]
+
+
+def _named_copy(folder: Path, filename: str, sdist: str) -> Path:
+    """Put the sdist under the name that the index gave it, once it is known to be an sdist's name."""
+    try:
+        parse_sdist_filename(filename)
+    except InvalidSdistFilename:
+        name = None
+    else:
+        name = filename
+    if name is None or "/" in name:
+        raise Failed("compile_error", f"{filename[:200]!r} is not the name of a source archive.")
+    return Path(shutil.copyfile(sdist, folder / name))
+
+
+async def _follow(process: asyncio.subprocess.Process, say: Say) -> tuple[str, ...]:
+    """Pass uv's lines on as they come and return the last of them."""
+    kept: list[str] = []
+    if process.stderr is None:
+        return ()
+    while True:
+        try:
+            raw = await process.stderr.readline()
+        except ValueError:
+            continue  # a line of more than 1 MiB is dropped
+        if not raw:
+            return tuple(kept)
+        line = re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", "", without_secrets(raw.decode("utf-8", "replace").rstrip()))
+        kept = [*kept[-KEPT_LINES:], line]
+        if line.strip():
+            await say(line)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """End uv and whatever it started."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    await process.wait()
+
+
+def _too_slow(seconds: float, package: str | None) -> Failed:
+    return Failed(
+        "build_timeout",
+        f"{'Building ' + package if package else 'Resolving the packages'} took more than {seconds:.0f} s.",
+        todo="Pin more versions, or use a version that has a wheel.",
+        extra={"package": package} if package else {},
+    )

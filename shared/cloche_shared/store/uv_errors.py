@@ -1,0 +1,171 @@
+"""What uv's output means: codes and remedies for users."""
+
+import re
+from collections.abc import Sequence
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+
+from cloche_shared.errors import Failed
+
+LAST_LINES = 30
+
+_CREDENTIALS = re.compile(r"(?<=://)[^/@\s\"'<>]+@")
+_NOT_FOUND = re.compile(
+    r"(?:Because |and )?(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*) was not found in the (?:package registry|cache|provided)"
+)
+_NO_VERSION = re.compile(
+    r"(?:no versions? of|only) (?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?[<>=!~ ,*0-9a-z.+]*"
+    r"(?: (?:is|are) available|[^,]* is available)",
+)
+_AUTH = re.compile(r"\b(401 Unauthorized|403 Forbidden|407 Proxy)", re.IGNORECASE)
+_UNREACHABLE = re.compile(
+    r"(error sending request|Failed to fetch|Request failed|dns error|client error \(Connect\)|timed out|"
+    r"Could not connect|Connection refused|tcp connect error|invalid peer certificate)",
+    re.IGNORECASE,
+)
+_DISK = re.compile(r"(No space left on device|Disk quota exceeded|os error 28|os error 122)", re.IGNORECASE)
+_BUILD = re.compile(
+    r"Failed to (?:build|download and build|prepare|resolve requirements from)[^`]*`(?P<name>[A-Za-z0-9._-]+)"
+)
+_NO_BUILD = re.compile(r"Building source distributions .*is disabled|has no usable wheels|no wheels with a matching")
+_HASH = re.compile(r"(Hash mismatch|--require-hashes|has no hash)", re.IGNORECASE)
+
+
+def without_secrets(text: str) -> str:
+    """Return text whose addresses hold no user names and passwords."""
+    return _CREDENTIALS.sub("", text)
+
+
+def last_lines(lines: Sequence[str], count: int = LAST_LINES) -> str:
+    """Return the end of an output, without empty lines."""
+    return "\n".join([line for line in lines if line.strip()][-count:])
+
+
+def _failed(code: str, what: str, why: str, todo: str, package: str | None = None, **extra: object) -> Failed:
+    named = {"package": package} if package else {}
+    return Failed(code, what, why=why, todo=todo, extra={**named, **extra})
+
+
+def _environmental(lines: Sequence[str]) -> Failed | None:
+    """Return the error when the machine or the index is to blame and not a package."""
+    text = "\n".join(lines)
+    why = last_lines(lines, 6)
+    if _DISK.search(text):
+        return _failed("disk_full", "There is no room left on the disk.", why, "Free some space, then build again.")
+    if _AUTH.search(text):
+        return _failed(
+            "index_auth", "The package index refused access.", why, "Check the user name and token in its address."
+        )
+    return None
+
+
+def _unreachable(lines: Sequence[str]) -> Failed | None:
+    if not _UNREACHABLE.search("\n".join(lines)):
+        return None
+    return _failed(
+        "unreachable",
+        "The package index cannot be reached.",
+        last_lines(lines, 6),
+        "Check the address of the index and this machine's network, then build again.",
+    )
+
+
+def _names(requirements: Sequence[str]) -> dict[str, str]:
+    names = {}
+    for line in requirements:
+        text = line.split(" --hash=")[0]
+        try:
+            names[canonicalize_name(Requirement(text).name)] = text
+        except InvalidRequirement:
+            continue
+    return names
+
+
+def _joined(lines: Sequence[str]) -> str:
+    """Return uv's explanation as one line: it is wrapped and drawn with box characters."""
+    return re.sub(r"\s+", " ", " ".join(re.sub(r"[│╰─▶├×]", " ", line) for line in lines))
+
+
+def _solution(lines: Sequence[str], requirements: Sequence[str]) -> Failed | None:
+    text = _joined(lines)
+    if "No solution found" not in text and "unsatisfiable" not in text and "not found in the" not in text:
+        return None
+    missing = _NOT_FOUND.search(text)
+    if missing:
+        name = canonicalize_name(missing["name"])
+        return _failed(
+            "package_not_found",
+            f"The package {name} does not exist on the index.",
+            _because(text),
+            "Check the spelling, or give the index that has it.",
+            name,
+        )
+    wanted = _names(requirements)
+    named = [name for name in wanted if re.search(rf"(?<![\w.-]){re.escape(name)}(?![\w-])", text)]
+    versionless = _NO_VERSION.search(text)
+    if versionless and len(named) <= 1:
+        return _no_version(canonicalize_name(versionless["name"]), text, wanted)
+    listed = ", ".join(wanted[name] for name in named) or "the packages"
+    return _failed(
+        "solver_conflict",
+        f"These requirements cannot be met together: {listed}.",
+        _because(text),
+        "Loosen or remove one of them.",
+        named[0] if named else None,
+        requirements=[wanted[name] for name in named],
+    )
+
+
+def _no_version(name: str, text: str, wanted: dict[str, str]) -> Failed:
+    return _failed(
+        "package_not_found",
+        f"The index has no version of {name} that matches {wanted.get(name, name)}.",
+        _because(text),
+        "Ask for a version that exists for this Python and platform.",
+        name,
+    )
+
+
+def _because(text: str) -> str:
+    start = text.find("Because ")
+    return (text if start < 0 else text[start:]).strip()[:2000]
+
+
+def _build(lines: Sequence[str]) -> Failed | None:
+    match = _BUILD.search("\n".join(lines))
+    if match is None:
+        return None
+    name = canonicalize_name(re.split(r"[=<>@ ]", match["name"])[0])
+    return build_error(lines, name, "")
+
+
+def resolve_error(lines: Sequence[str], requirements: Sequence[str]) -> Failed:
+    """Return what a failed resolution means."""
+    found = _environmental(lines) or _build(lines) or _solution(lines, requirements) or _unreachable(lines)
+    if found is not None:
+        return found
+    if _HASH.search("\n".join(lines)):
+        return _failed("hash_missing", "A hash is missing or wrong.", last_lines(lines, 8), "Correct the hashes.")
+    return _failed(
+        "solver_conflict",
+        "The packages could not be resolved.",
+        last_lines(lines, 12),
+        "See the log above; change the requirement that it names.",
+    )
+
+
+def build_error(lines: Sequence[str], name: str, version: str) -> Failed:
+    """Return what a failed build of a wheel means."""
+    found = _environmental(lines)
+    if found is not None:
+        found.extra["package"] = name
+        return found
+    label = f"{name} {version}".strip()
+    return _failed(
+        "compile_error",
+        f"The package {label} could not be compiled.",
+        last_lines(lines),
+        "Use a version that has a wheel for this Python and platform, or install the compiler and headers it needs.",
+        name,
+    )
