@@ -21,6 +21,7 @@ from cloche_shared.http.exchange import exchange_of
 from cloche_shared.http.front import Front, FrontParts
 from cloche_shared.http.health import Check, Version, system_router
 from cloche_shared.http.problems import Problem, invalid_from, rendered, routing_error
+from cloche_shared.metrics import render_all
 
 PREFIX: Final = "/api/v1"
 _SCHEMA_REF: Final = "#/components/schemas/{model}"
@@ -31,13 +32,14 @@ class AppParts:
     """What an app is put together from, besides its routers.
 
     `openapi` is the document that was made at build time, as bytes; None: it is made when first asked
-    for. `checks` are the parts that `/readyz` names.
+    for. `checks` are the parts that `/readyz` names; `figures` is what `/metrics` shows.
     """
 
     version: Version
     front: FrontParts
     checks: Mapping[str, Check] = field(default_factory=dict)
     openapi: bytes | None = None
+    figures: Callable[[], bytes] = render_all
 
 
 class App:
@@ -56,7 +58,7 @@ class App:
 def create_app(routers: Iterable[APIRouter], parts: AppParts) -> App:
     """Return the app. Raises `Internal` (`unguarded_route`) when a route names no action."""
     api = _fastapi(parts.version.version)
-    api.include_router(system_router(parts.version, parts.checks, parts.front.drain))
+    api.include_router(system_router(parts.version, parts.checks, parts.front.drain, parts.figures))
     for one in routers:
         _refuse_unguarded(one.routes)
         api.include_router(one, prefix=PREFIX)

@@ -99,5 +99,5 @@ class Action(SecurityBase):
 
 
 def may(action: str) -> Dependency:
-    """Mark a parameter as the caller: `Annotated[Caller, may("runs.write")]`."""
+    """Return the mark that asks for a caller with this permission: `Annotated[Caller, may("runs.write")]`."""
     return cast("Dependency", Depends(Action(action)))

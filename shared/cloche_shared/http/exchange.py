@@ -17,8 +17,9 @@ KEY: Final = "cloche"
 class Exchange:
     """One request and what is known of its answer.
 
-    `position` is what the caller has seen, `wrote` the places (`stream@seq`) that this request wrote;
-    `refused` is set by the front when it cuts the request short, `drain` is set when the server ends.
+    `route` is the template of the path within its app (`/runs/{id}`), `position` what the caller has
+    seen, `wrote` the places (`stream@seq`) that this request wrote; `refused` is set by the front when
+    it cuts the request short, `drain` is set when the server ends.
     """
 
     request_id: str
@@ -29,6 +30,7 @@ class Exchange:
     position: str = ""
     principal: Principal | None = None
     project: str = ""
+    route: str = ""
     status: int = 0
     refused: ClocheError | None = None
     drain: asyncio.Event | None = None

@@ -118,6 +118,7 @@ class Front:
         else:
             await self._run(scope, receive, answer)
         if self._note is not None:
+            exchange.route = getattr(scope.get("route"), "path_format", "")
             self._note(exchange, self._monotonic() - started)
 
     async def _run(self, scope: Scope, receive: Receive, answer: "_Answer") -> None:

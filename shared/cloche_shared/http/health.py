@@ -51,7 +51,9 @@ async def failing_parts(checks: Mapping[str, Check]) -> dict[str, str]:
     return {name: reason for name, reason in zip(checks, results, strict=True) if reason is not None}
 
 
-def system_router(version: Version, checks: Mapping[str, Check], drain: asyncio.Event) -> APIRouter:
+def system_router(
+    version: Version, checks: Mapping[str, Check], drain: asyncio.Event, figures: Callable[[], bytes]
+) -> APIRouter:
     """Return the routes that every process has."""
     routes = APIRouter(tags=["system"], responses=problem_responses())
 
@@ -74,8 +76,6 @@ def system_router(version: Version, checks: Mapping[str, Check], drain: asyncio.
 
     @routes.get("/metrics", response_class=Response, summary="Figures for Prometheus")
     async def metrics(_: Annotated[Caller, may("metrics.read")]) -> Response:
-        from prometheus_client import CONTENT_TYPE_LATEST, generate_latest  # noqa: PLC0415 - imported on use
-
-        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+        return Response(figures(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return routes
