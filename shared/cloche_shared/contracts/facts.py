@@ -24,11 +24,17 @@ from cloche_shared.contracts.services import ServiceSpec
 
 
 class EnvironmentRegistered(Fact):
-    """A new version of an environment. Versions are 1, 2, 3 … without a gap."""
+    """A new version of an environment. Versions are 1, 2, 3 … without a gap.
+
+    `python` is the interpreter version that the hash holds where the definition leaves it open.
+    """
 
     environment_version: int = Field(ge=1)
     definition: Definition
     definition_hash: str
+    python: str = ""
+    created_at: str = ""
+    created_by: str = ""
 
 
 class EnvironmentLabeled(Fact):
@@ -61,6 +67,8 @@ class ModelRegistered(Fact):
     run_id: str = ""
     environment_name: str = ""
     environment_version: str = ""
+    created_at: str = ""
+    created_by: str = ""
 
 
 class ModelDeleted(Fact):
