@@ -1,0 +1,1 @@
+"""The registry's decisions, all pure: environments, models, keys."""
