@@ -3,7 +3,6 @@
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Sequence
 from dataclasses import replace
-from dataclasses import replace
 from itertools import islice
 
 from cloche_shared.adapters.memory_faults import NO_FAULTS, Faults

@@ -192,7 +192,7 @@ class JournalSubscription:
 
     def push(self, source: str, items: list[Delivery]) -> None:
         """Take fresh deliveries, unless older ones of that source must be read first."""
-        if source in self._behind:
+        if source in self._behind or not items:
             return
         if len(self._tail) >= _TAIL:
             self._behind.add(source)
