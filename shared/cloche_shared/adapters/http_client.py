@@ -57,7 +57,11 @@ class HttpClient:
 
     @asynccontextmanager
     async def get(
-        self, url: str, *, headers: Mapping[str, str] | None = None, timeout: float = 60.0
+        self,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeout: float = 60.0,  # noqa: ASYNC109 - it bounds each read, which no timeout around the call can
     ) -> AsyncIterator[HttpAnswer]:
         limits = httpx2.Timeout(timeout, connect=min(timeout, CONNECT_SECONDS))
         try:

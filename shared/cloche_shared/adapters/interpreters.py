@@ -95,26 +95,25 @@ async def probe(path: str) -> Interpreter | None:
 
 
 def candidates(path: str) -> list[str]:
-    """Return the programs on a PATH that are named like a Python 3, each real file once."""
-    found: dict[str, str] = {}
+    """Return the programs on a PATH that are named like a Python 3, each real file once.
+
+    A launcher script may stand for several versions by its name, so scripts count by name.
+    """
+    found: dict[Path, Path] = {}
     for folder in path.split(os.pathsep):
         try:
-            names = sorted(name for name in os.listdir(folder or ".") if _NAME.fullmatch(name))
+            programs = sorted(program for program in Path(folder or ".").iterdir() if _NAME.fullmatch(program.name))
         except OSError:
             continue
-        for name in names:
-            program = os.path.join(folder, name)
-            # A launcher script stands for several versions by its name, a program for one by its file.
-            key = os.path.realpath(program)
-            found.setdefault(program if os.path.basename(key) != name and _is_script(key) else key, program)
-            if _is_script(key):
-                found.setdefault(program, program)
-    return list(found.values())
+        for program in programs:
+            real = program.resolve()
+            found.setdefault(program if _is_script(real) else real, program)
+    return [str(program) for program in found.values()]
 
 
-def _is_script(path: str) -> bool:
+def _is_script(path: Path) -> bool:
     try:
-        with open(path, "rb") as file:
+        with path.open("rb") as file:
             return file.read(2) == b"#!"
     except OSError:
         return False

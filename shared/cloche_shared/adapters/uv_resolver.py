@@ -121,16 +121,13 @@ class UvResolver:
         try:
             source = await asyncio.to_thread(_named_copy, folder, choice.filename, sdist)
             target = folder / "dist"
-            arguments = ("build", "--wheel", *_COMMON, "--no-python-downloads", "--python", resolution.interpreter)
-            arguments = (*arguments, "--out-dir", str(target), "--no-create-gitignore", "--", str(source))
+            arguments = _build_arguments(resolution.interpreter, source, target)
             done = await self._uv(arguments, resolution.indexes, say, BUILD_SECONDS, package=choice.name)
-            wheels = await asyncio.to_thread(lambda: sorted(target.glob("*.whl")))
-            if done.status != 0 or not wheels:
-                raise build_error(done.lines, choice.name, choice.version)
+            wheel = await asyncio.to_thread(_only_wheel, target, choice, done)
         except BaseException:
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
             raise
-        return BuiltWheel(filename=wheels[0].name, path=str(wheels[0]))
+        return BuiltWheel(filename=wheel.name, path=str(wheel))
 
     async def keep(self, built: BuiltWheel, blobs: Blobs) -> Blob:
         return await blobs.put_file(Path(built.path))
@@ -210,6 +207,18 @@ def _compile_arguments(options: PipOptions, interpreter: Interpreter, source: Pa
     for name in options.only_binary:
         arguments += ["--only-binary", name]
     return [*arguments, "--output-file", str(target), "--", str(source)]
+
+
+def _build_arguments(interpreter: str, source: Path, target: Path) -> list[str]:
+    arguments = ["build", "--wheel", *_COMMON, "--no-python-downloads", "--python", interpreter]
+    return [*arguments, "--no-create-gitignore", "--out-dir", str(target), "--", str(source)]
+
+
+def _only_wheel(folder: Path, choice: Choice, done: _Finished) -> Path:
+    wheels = sorted(folder.glob("*.whl"))
+    if done.status != 0 or not wheels:
+        raise build_error(done.lines, choice.name, choice.version)
+    return wheels[0]
 
 
 def _named_copy(folder: Path, filename: str, sdist: str) -> Path:

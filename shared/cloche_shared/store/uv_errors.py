@@ -72,7 +72,7 @@ def _unreachable(lines: Sequence[str]) -> Failed | None:
 
 
 def _names(requirements: Sequence[str]) -> dict[str, str]:
-    names = {}
+    names: dict[str, str] = {}
     for line in requirements:
         text = line.split(" --hash=")[0]
         try:
@@ -84,7 +84,7 @@ def _names(requirements: Sequence[str]) -> dict[str, str]:
 
 def _joined(lines: Sequence[str]) -> str:
     """Return uv's explanation as one line: it is wrapped and drawn with box characters."""
-    return re.sub(r"\s+", " ", " ".join(re.sub(r"[│╰─▶├×]", " ", line) for line in lines))
+    return re.sub(r"\s+", " ", " ".join(re.sub(r"[\u2500-\u25ff\u00d7]", " ", line) for line in lines))
 
 
 def _solution(lines: Sequence[str], requirements: Sequence[str]) -> Failed | None:

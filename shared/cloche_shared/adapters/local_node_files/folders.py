@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import posixpath
 import re
 import stat
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -102,7 +103,7 @@ def _failed(error: OSError) -> Failed:
 def _prepare(root: Path, snapshot: Manifest) -> None:
     remove_tree(root)
     root.mkdir(mode=0o700, parents=True)
-    for parent in sorted({os.path.dirname(entry.path) for entry in snapshot.files} - {""}):
+    for parent in sorted({posixpath.dirname(entry.path) for entry in snapshot.files} - {""}):
         (root / parent).mkdir(mode=0o755, parents=True, exist_ok=True)
 
 
@@ -121,7 +122,7 @@ def _regular(root: Path, folders: Sequence[str]) -> Iterator[str]:
             continue
         for found, _, names, handle in os.fwalk(root / folder, follow_symlinks=False):
             for name in names:
-                path = os.path.relpath(os.path.join(found, name), root)
+                path = os.path.relpath(f"{found}/{name}", root)
                 if path_fault(path) is None and stat.S_ISREG(os.lstat(name, dir_fd=handle).st_mode):
                     yield path
 

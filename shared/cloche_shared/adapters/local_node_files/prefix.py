@@ -93,7 +93,7 @@ def _look_into(
         touched.changed.append(folder)
         return
     if seen != len(files):
-        present = set(os.listdir(prefix / folder))
+        present = {entry.name for entry in (prefix / folder).iterdir()}
         touched.changed.extend(start + name for name in files if name not in present)
 
 

@@ -20,9 +20,11 @@ import os
 import sys
 import warnings
 import zipfile
-from collections.abc import Iterable, Iterator
 from importlib import _bootstrap_external as external
-from typing import Any
+from typing import Any, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 CHUNK = 1 << 20
 MAX_SOURCE = 16 << 20
@@ -64,7 +66,7 @@ def _checked(archive: zipfile.ZipFile, member: str, algorithm: str, wanted: str)
 
 def _bytecode_path(path: str) -> str:
     folder, name = os.path.split(path)
-    return os.path.join(folder, "__pycache__", f"{name[:-3]}.{sys.implementation.cache_tag}.pyc")
+    return f"{folder}/__pycache__/{name[:-3]}.{sys.implementation.cache_tag}.pyc"
 
 
 def _compile(source: bytes, name: str) -> bytes | None:
@@ -80,7 +82,7 @@ def _compile(source: bytes, name: str) -> bytes | None:
 
 def _unpack(archive: zipfile.ZipFile, tree: str, entry: list[Any]) -> list[Made]:
     member, path, algorithm, wanted, mode, source = entry
-    target = os.path.join(tree, path)
+    target = f"{tree}/{path}"
     if not source or archive.getinfo(member).file_size > MAX_SOURCE:
         return [[path, *_write(target, _checked(archive, member, algorithm, wanted), mode)]]
     data = b"".join(_checked(archive, member, algorithm, wanted))
