@@ -1,6 +1,7 @@
 """One HTTP exchange on the raw ASGI interface: its fields, its ids, and how it is answered."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
@@ -35,6 +36,8 @@ Send = Callable[[Message], Awaitable[None]]
 FAILED = (b"x-ms-run-function-failed", b"True")
 NOT_FAILED = (b"x-ms-run-function-failed", b"False")
 _IDLE = 30.0
+_DISCARD = 8 * 1024 * 1024
+_DISCARD_SECONDS = 2.0
 _TICK = 5.0
 _STATUSES: tuple[tuple[type[ClocheError], int], ...] = (
     (TooLarge, 413),
@@ -93,7 +96,7 @@ class Reads:
 class Exchange:
     """The request's watched fields, and the ways to answer it."""
 
-    __slots__ = ("fields", "ids", "origins", "receive", "scope", "send")
+    __slots__ = ("fields", "ids", "origins", "receive", "scope", "send", "whole")
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope = scope
@@ -102,6 +105,7 @@ class Exchange:
         self.fields: dict[bytes, bytes] = {k: v for k, v in scope["headers"] if k in WATCHED}
         self.ids: RequestIds | None = None
         self.origins: tuple[str, ...] = ()
+        self.whole = False
 
     async def gone(self) -> None:
         """Wait until the client has left."""
@@ -114,21 +118,31 @@ class Exchange:
         length = fields.get(b"content-length")
         if length is not None and length.isdigit() and int(length) > limit:
             raise _too_large(limit)
-        chunks = []
+        chunks: list[bytes] = []
         size = 0
         while True:
             message = await reads.next(self.receive)
             if message["type"] == "http.disconnect":
                 raise ConnectionError
             chunk = message.get("body", b"")
-            if not message.get("more_body", False) and not chunks:
-                return _within(chunk, limit)
+            self.whole = not message.get("more_body", False)
             chunks.append(chunk)
             size += len(chunk)
             if size > limit:
                 raise _too_large(limit)
-            if not message.get("more_body", False):
-                return b"".join(chunks)
+            if self.whole:
+                return chunk if len(chunks) == 1 else b"".join(chunks)
+
+    async def discard(self) -> None:
+        """Read some of a refused body, so that an ordinary client sees our answer and not a reset."""
+        left = 0 if self.whole else _DISCARD
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_DISCARD_SECONDS):
+                while left > 0:
+                    message = await self.receive()
+                    left -= len(message.get("body", b""))
+                    if not message.get("more_body", False):
+                        return
 
     def own(self) -> Pairs:
         """Return the fields that every answer carries."""
@@ -161,6 +175,8 @@ class Exchange:
             status = next((code for kind, code in _STATUSES if isinstance(error, kind)), 500)
         status = 408 if isinstance(error, BodyTimeout) else status
         extra = list(pairs)
+        if isinstance(error, TooLarge):
+            await self.discard()
         if status in {400, 401, 408, 413}:
             extra.append((b"connection", b"close"))
         if status == 401:  # noqa: PLR2004  Unauthorized
@@ -168,12 +184,6 @@ class Exchange:
         if status in {429, 503}:
             extra.append((b"retry-after", str(error.extra.get("retry_after", 1)).encode()))
         await self.answer(status, problem_body(status, error, self.scope["path"]), [PROBLEM, *extra])
-
-
-def _within(body: bytes, limit: int) -> bytes:
-    if len(body) > limit:
-        raise _too_large(limit)
-    return body
 
 
 def _too_large(limit: int) -> TooLarge:

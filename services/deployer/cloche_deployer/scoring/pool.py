@@ -1,6 +1,7 @@
 """The workers of one revision: which of them gets a call, and what happens when one ends."""
 
 import asyncio
+import contextlib
 from collections import deque
 from dataclasses import dataclass
 from typing import Literal
@@ -56,7 +57,7 @@ class WorkerPool:
         self._watchers: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._changed = asyncio.Event()
-        self._crashes: deque[float] = deque()
+        self._crashes: deque[float] = deque(maxlen=settings.crash_limit)
         self._begun = self._closing = self._draining = self._keep = False
         self.failure: ClocheError | None = None
         self.hello: dict[str, object] = {}
@@ -71,9 +72,15 @@ class WorkerPool:
             return "stopped"
         if self._ready:
             return "ready"
-        if len(self._crashes) >= self._settings.crash_limit:
+        if self.crash_loop:
             return "unhealthy"
         return "restarting" if self._begun else "starting"
+
+    @property
+    def crash_loop(self) -> bool:
+        """Whether workers crashed so often of late that the revision is to be given up."""
+        since = asyncio.get_running_loop().time() - self._settings.crash_window
+        return sum(moment > since for moment in self._crashes) >= self._settings.crash_limit
 
     @property
     def ready_workers(self) -> int:
@@ -162,6 +169,8 @@ class WorkerPool:
         """Fill a seat that has room again, or take back what a lost one held."""
         if seat.link is None:
             self._lost(seat)
+        if self._draining:
+            self._changed.set()
         waiting = self._waiting
         while waiting:
             now = asyncio.get_running_loop().time()
@@ -256,8 +265,6 @@ class WorkerPool:
         now = asyncio.get_running_loop().time()
         self.failure = error
         self._crashes.append(now)
-        while self._crashes[0] < now - self._settings.crash_window:
-            self._crashes.popleft()
         if self.state == "unhealthy":
             while self._waiting:
                 self._waiting.popleft().fail(WorkerLost())
@@ -323,9 +330,11 @@ class WorkerPool:
     async def drain(self, seconds: float) -> None:
         """Take no further calls and wait until those that are here are answered, at most `seconds`."""
         self._draining = True
-        until = asyncio.get_running_loop().time() + seconds
-        while self.outstanding and asyncio.get_running_loop().time() < until:
-            await asyncio.sleep(_TICK / 5)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self.outstanding:
+                    self._changed.clear()
+                    await self._changed.wait()
 
     async def stop(self) -> None:
         """End every worker; calls that are still here fail."""

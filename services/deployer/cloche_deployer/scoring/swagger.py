@@ -24,8 +24,12 @@ def document(version: str, name: str, service_version: str, described: Mapping[s
     if supported and version not in supported:
         return None
     given, returned = known.get("input", _ANY), known.get("output", _ANY)
-    models = {"ServiceInput": given, "ServiceOutput": returned, "ErrorResponse": _ERROR}
-    info = {"title": name, "version": service_version, "description": f"API specification for the service {name}"}
+    models: Document = {"ServiceInput": given, "ServiceOutput": returned, "ErrorResponse": _ERROR}
+    info: Document = {
+        "title": name,
+        "version": service_version,
+        "description": f"API specification for the service {name}",
+    }
     return _two(info, models) if version == "2" else _three(version, info, models)
 
 
