@@ -1,0 +1,127 @@
+"""`GET /events`: what happens in the caller's project, live, as server-sent CloudEvents.
+
+Every message's data is one CloudEvent in structured mode. Its SSE id is opaque; sent back as
+`Last-Event-ID`, the stream goes on behind that event. Order is kept per aggregate only, so what
+happened shortly before it may come again: the CloudEvent's own `id` tells.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Annotated, Final
+
+import orjson
+from fastapi import APIRouter, Query
+from starlette.responses import Response
+
+from cloche_shared.contracts.envelope import Event
+from cloche_shared.contracts.facts import TOPICS
+from cloche_shared.http.caller import Caller, may
+from cloche_shared.http.routes import router
+from cloche_shared.http.sse import EventStream, LastEventId, ServerEvent
+from cloche_shared.ports.bus import Bus
+
+RESUME_OVERLAP: Final = timedelta(seconds=10)
+"""What other aggregates' events may be behind the one that the client saw last, and come again."""
+_ACCESS: Final = TOPICS["access"]
+
+
+@dataclass(frozen=True, slots=True)
+class EventFilter:
+    """Which events a stream shows; an empty text or set means any. `types` are whole or short names."""
+
+    project: str
+    types: frozenset[str] = frozenset()
+    correlation: str = ""
+    subject: str = ""
+
+    def __call__(self, event: Event) -> bool:
+        """Whether the event is shown."""
+        return (
+            event.project == self.project
+            and (not self.types or event.name in self.types or event.type in self.types)
+            and (not self.correlation or event.correlation == self.correlation)
+            and (not self.subject or event.subject == self.subject)
+        )
+
+
+class Resume:
+    """Passes over what came before the event that a client saw last."""
+
+    def __init__(self, last: str) -> None:
+        at, _, self._id = last.partition("|")
+        seen = _moment(at)
+        self._since = None if seen is None else seen - RESUME_OVERLAP
+
+    @property
+    def asked(self) -> bool:
+        """Whether there is anything to resume."""
+        return self._since is not None
+
+    def passes(self, event: Event) -> bool:
+        """Whether the event comes behind the last one, or may."""
+        if self._since is None:
+            return True
+        moment = _moment(event.time)
+        return event.id != self._id and (moment is None or moment >= self._since)
+
+
+def _moment(text: str) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo is not None else None
+
+
+def shown(event: Event) -> ServerEvent:
+    """Return the message of an event."""
+    return ServerEvent(orjson.dumps(event.structured()).decode(), id=f"{event.time}|{event.id}", event=event.name)
+
+
+def topics_for(caller: Caller) -> list[str]:
+    """Return the topics that a caller may follow: facts about keys are for administrators."""
+    open_to_all = sorted(set(TOPICS.values()) - {_ACCESS})
+    return [*open_to_all, _ACCESS] if caller.principal.may("access.write") else open_to_all
+
+
+async def follow(
+    bus: Bus, topics: list[str], wanted: Callable[[Event], bool], *, from_start: bool = False, last: str = ""
+) -> AsyncIterator[ServerEvent]:
+    """Yield the messages of wanted events, for ever."""
+    resume = Resume(last)
+    async with bus.tail(topics, from_start=from_start or resume.asked) as subscription:
+        while True:
+            for delivery in await subscription.fetch():
+                event = delivery.event
+                if event is not None and wanted(event) and resume.passes(event):
+                    yield shown(event)
+
+
+def events_router(bus: Bus) -> APIRouter:
+    """Return the route."""
+    routes = router("events", "/events")
+
+    @routes.get(
+        "",
+        response_class=EventStream,
+        operation_id="follow_events",
+        responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "Events."}},
+    )
+    async def events(
+        caller: Annotated[Caller, may("events.read")],
+        resume: LastEventId,
+        *,
+        from_start: Annotated[bool, Query(description="Begin with the oldest event that is kept.")] = False,
+        types: Annotated[
+            str, Query(max_length=2048, description="Names of types, separated by commas: `RunSubmitted,RunCompleted`.")
+        ] = "",
+        correlation: Annotated[str, Query(max_length=256, description="Only this chain.")] = "",
+        subject: Annotated[str, Query(max_length=1024, description="Only this aggregate: `run/default/<id>`.")] = "",
+    ) -> Response:
+        """Follow the project's events."""
+        names = frozenset(name.strip() for name in types.split(",") if name.strip())
+        wanted = EventFilter(caller.project, names, correlation, subject)
+        return EventStream(follow(bus, topics_for(caller), wanted, from_start=from_start, last=resume))
+
+    return routes
