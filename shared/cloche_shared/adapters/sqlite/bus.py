@@ -22,7 +22,8 @@ from cloche_shared.ports.bus import DeadLetter, Delivery, Subscription
 from cloche_shared.ports.journal import Document
 
 _SHIFT = 16
-_TAIL = 20_000
+TAIL = 20_000
+"""Deliveries that are held in memory for a subscription before it must read the tables again."""
 _PAGE = 500
 
 
@@ -33,8 +34,9 @@ class JournalBus:
     was handled in that time. A group has one subscription at a time.
     """
 
-    def __init__(self, heads: Mapping[str, int], reader: sqlite3.Connection, writer: Writer, delay: float) -> None:
-        self.released = dict(heads)
+    def __init__(self, reader: sqlite3.Connection, writer: Writer, *, delay: float = 0.0, tail: int = TAIL) -> None:
+        self.released = writer.heads()
+        self.tail_limit = tail
         self.reader = reader
         self.writer = writer
         self._delay = delay
@@ -110,7 +112,7 @@ class JournalBus:
             return 0
         marks = ",".join("?" * len(topics))
         sql = f"SELECT count(*) FROM {source}_journal WHERE pos>=? AND pos<=? AND topic IN ({marks})"  # noqa: S608 - our own name
-        return int(self.reader.execute(sql, (start >> _SHIFT, self.released[source], *topics)).fetchone()[0])
+        return int(self.reader.execute(sql, (-(-start >> _SHIFT), self.released[source], *topics)).fetchone()[0])
 
     def _offset(self, group: str, source: str) -> int:
         known = self._offsets.get((group, source))
@@ -194,7 +196,7 @@ class JournalSubscription:
         """Take fresh deliveries, unless older ones of that source must be read first."""
         if source in self._behind or not items:
             return
-        if len(self._tail) >= _TAIL:
+        if len(self._tail) >= self._bus.tail_limit:
             self._behind.add(source)
             return
         self._tail.extend(items)

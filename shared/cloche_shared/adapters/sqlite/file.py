@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from cloche_shared.adapters.sqlite.bus import JournalBus
+from cloche_shared.adapters.sqlite.bus import TAIL, JournalBus
 from cloche_shared.adapters.sqlite.journal import SqliteJournal
 from cloche_shared.adapters.sqlite.schema import Connect, connect, open_reader, open_writer
 from cloche_shared.adapters.sqlite.views import SqliteLeases, SqliteViews
@@ -34,9 +34,13 @@ class SqliteFile:
         *,
         services: Sequence[str] = SERVICES,
         delay: float = 0.0,
+        tail: int = TAIL,
         make: Connect = connect,
     ) -> "SqliteFile":
-        """Open or create the file (mode 0600). `delay` holds back every delivery of the bus, in seconds.
+        """Open or create the file (mode 0600).
+
+        `delay` holds back every delivery of the bus, in seconds; `tail` bounds the deliveries that
+        are held in memory for one subscription.
 
         Raises `Conflict` (`data_too_new`), `Unavailable` (`disk_full`, `store_unavailable`).
         """
@@ -46,7 +50,7 @@ class SqliteFile:
             reader = open_reader(path, make)
             stack.callback(reader.close)
             writer = Writer(writing, services)
-            bus = JournalBus(writer.heads(), reader, writer, delay)
+            bus = JournalBus(reader, writer, delay=delay, tail=tail)
             views = {name: SqliteViews(name, reader, writer) for name in services}
             return cls(writer, stack.pop_all(), bus, views)
 

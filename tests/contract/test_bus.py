@@ -1,0 +1,299 @@
+"""What every adapter of the port Bus promises."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from cloche_shared.adapters.memory_bus import MemoryBroker, MemoryBus
+from cloche_shared.adapters.sqlite import SqliteFile
+from cloche_shared.contracts.facts import EnvironmentArchived, EnvironmentRestored
+from cloche_shared.errors import NotFound
+from cloche_shared.journal.commit import Actor, Commit, Origin, events_of
+from cloche_shared.ports.bus import Bus, DeadLetter, Delivery, Subscription
+from cloche_shared.ports.journal import Document
+
+RUNS, MODELS = "cloche.runs", "cloche.models"
+ORIGIN = Origin(Actor("key:1"), "chain")
+
+
+def document(name: str, seq: int, topic: str = RUNS, *, facts: int = 1) -> Document:
+    said = (EnvironmentArchived(), EnvironmentRestored())[:facts]
+    body = Commit(f"{name}-{seq}", said, ORIGIN, "2026-01-01T00:00:00Z").body()
+    return Document(f"run/default/{name}/{seq:012d}", body, topic, f"run/default/{name}")
+
+
+@dataclass
+class World:
+    """A bus, how facts get onto it, and how it comes back after everything that used it was closed."""
+
+    bus: Bus
+    send: Callable[[Sequence[Document]], Awaitable[object]]
+    reopen: Callable[[], Awaitable[None]]
+
+
+async def sqlite_world(path: Path, stack: AsyncExitStack, delay: float) -> World:
+    async def open_it() -> tuple[Bus, Callable[[Sequence[Document]], Awaitable[object]]]:
+        file = await SqliteFile.open(path / "cloche.db", delay=delay)
+        stack.push_async_callback(file.close)
+        return file.bus(), file.journal("runner").append_many
+
+    async def reopen() -> None:
+        await stack.aclose()
+        world.bus, world.send = await open_it()
+
+    world = World(*await open_it(), reopen)
+    return world
+
+
+async def memory_world(delay: float) -> World:
+    broker = MemoryBroker()
+    bus = MemoryBus(broker, delay=delay)
+
+    async def send(documents: Sequence[Document]) -> None:
+        await bus.publish([event for item in documents for event in events_of(item, "/cloche/runner")])
+
+    async def reopen() -> None:
+        world.bus = MemoryBus(broker, delay=delay)
+
+    world = World(bus, send, reopen)
+    return world
+
+
+@pytest.fixture(params=["journal", "memory"])
+async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
+    async with AsyncExitStack() as stack:
+        yield await (sqlite_world(tmp_path, stack, 0.0) if request.param == "journal" else memory_world(0.0))
+
+
+async def take(subscription: Subscription, count: int) -> list[Delivery]:
+    found: list[Delivery] = []
+    async with asyncio.timeout(5):
+        while len(found) < count:
+            found += await subscription.fetch(count - len(found))
+    return found
+
+
+async def nothing_comes(subscription: Subscription) -> bool:
+    try:
+        async with asyncio.timeout(0.02):
+            await subscription.fetch()
+    except TimeoutError:
+        return True
+    return False
+
+
+def ids(deliveries: Sequence[Delivery]) -> list[str]:
+    return [delivery.event.id for delivery in deliveries if delivery.event is not None]
+
+
+async def test_a_group_gets_what_was_there_before_it_and_what_comes_later(world: World) -> None:
+    await world.send([document("a", 1)])
+    async with world.bus.subscribe("g", [RUNS]) as subscription:
+        assert ids(await take(subscription, 1)) == ["run/default/a/000000000001#0"]
+        await world.send([document("a", 2)])
+        assert ids(await take(subscription, 1)) == ["run/default/a/000000000002#0"]
+
+
+async def test_the_event_says_what_the_document_held(world: World) -> None:
+    await world.send([document("a", 1)])
+    async with world.bus.subscribe("g", [RUNS]) as subscription:
+        (delivery,) = await take(subscription, 1)
+    assert delivery.event == events_of(document("a", 1), "/cloche/runner")[0]
+    assert delivery.key == "run/default/a"
+
+
+async def test_only_the_topics_that_were_asked_for_come(world: World) -> None:
+    async with world.bus.subscribe("g", [MODELS]) as subscription:
+        await world.send([document("a", 1), document("m", 1, MODELS), document("quiet", 1, "")])
+        assert [item.key for item in await take(subscription, 1)] == ["run/default/m"]
+        assert await nothing_comes(subscription)
+
+
+async def test_facts_of_one_document_come_in_order_and_are_told_apart(world: World) -> None:
+    async with world.bus.subscribe("g", [RUNS]) as subscription:
+        await world.send([document("a", 1, facts=2)])
+        first, second = await take(subscription, 2)
+        assert ids([first, second]) == ["run/default/a/000000000001#0", "run/default/a/000000000001#1"]
+        await subscription.commit({first.source: first.offset + 1})
+    await world.reopen()
+    async with world.bus.subscribe("g", [RUNS]) as subscription:
+        assert ids(await take(subscription, 1)) == ["run/default/a/000000000001#1"]
+
+
+async def test_order_per_key_holds_under_load(world: World) -> None:
+    async with world.bus.subscribe("g", [RUNS]) as subscription:
+
+        async def write(name: str) -> None:
+            for seq in range(1, 51):
+                await world.send([document(name, seq)])
+
+        writers = asyncio.gather(*(write(f"n{number}") for number in range(8)))
+        found = await take(subscription, 400)
+        await writers
+    for number in range(8):
+        mine = [item.event.sequence for item in found if item.event and item.key == f"run/default/n{number}"]
+        assert mine == list(range(1, 51))
+
+
+async def test_a_committed_offset_survives_and_what_is_behind_it_comes_again(world: World) -> None:
+    await world.send([document("a", seq) for seq in (1, 2, 3)])
+    async with world.bus.subscribe("g", [RUNS]) as subscription:
+        first, *_ = await take(subscription, 3)
+        await subscription.commit({first.source: first.offset + 1})
+    await world.reopen()
+    async with world.bus.subscribe("g", [RUNS]) as subscription:
+        assert ids(await take(subscription, 2)) == ["run/default/a/000000000002#0", "run/default/a/000000000003#0"]
+
+
+async def test_after_everything_was_committed_only_news_come(world: World) -> None:
+    await world.send([document("a", 1), document("m", 1, MODELS)])
+    async with world.bus.subscribe("g", [RUNS]) as subscription:
+        (only,) = await take(subscription, 1)
+        await subscription.commit({only.source: only.offset + 1})
+    await world.reopen()
+    await world.send([document("a", 2)])
+    async with world.bus.subscribe("g", [RUNS]) as subscription:
+        assert ids(await take(subscription, 1)) == ["run/default/a/000000000002#0"]
+
+
+async def test_each_group_gets_everything(world: World) -> None:
+    async with world.bus.subscribe("g", [RUNS]) as one, world.bus.subscribe("h", [RUNS]) as two:
+        await world.send([document("a", 1)])
+        assert ids(await take(one, 1)) == ids(await take(two, 1))
+
+
+async def test_a_fetch_returns_no_more_than_its_limit(world: World) -> None:
+    await world.send([document("a", seq) for seq in range(1, 11)])
+    async with world.bus.subscribe("g", [RUNS]) as subscription:
+        assert len(await subscription.fetch(4)) == 4
+        assert await subscription.lag() == 6
+
+
+async def test_a_long_past_is_read_in_order_and_then_the_present(world: World) -> None:
+    await world.send([document("a", seq) for seq in range(1, 1201)])
+    async with world.bus.subscribe("g", [RUNS]) as subscription:
+        past = await take(subscription, 1200)
+        await world.send([document("a", 1201)])
+        present = await take(subscription, 1)
+    assert [item.event.sequence for item in (*past, *present) if item.event] == list(range(1, 1202))
+
+
+async def test_a_tail_shows_news_only_unless_it_is_asked_for_the_start(world: World) -> None:
+    await world.send([document("a", 1)])
+    async with world.bus.tail([RUNS]) as news, world.bus.tail([RUNS], from_start=True) as whole:
+        await world.send([document("a", 2)])
+        assert ids(await take(news, 1)) == ["run/default/a/000000000002#0"]
+        assert len(await take(whole, 2)) == 2
+
+
+async def test_a_subscriber_that_leaves_does_not_disturb_the_others(world: World) -> None:
+    async with world.bus.subscribe("g", [RUNS]) as staying:
+        async with world.bus.subscribe("h", [RUNS]):
+            pass
+        await world.send([document("a", 1)])
+        assert len(await take(staying, 1)) == 1
+
+
+async def test_publishing_again_is_harmless(world: World) -> None:
+    await world.send([document("a", 1)])
+    await world.bus.publish(events_of(document("a", 1), "/cloche/runner"))
+    async with world.bus.subscribe("g", [RUNS]) as subscription:
+        assert set(ids(await take(subscription, 1))) == {"run/default/a/000000000001#0"}
+
+
+@pytest.fixture(params=["journal", "memory"])
+async def slow_world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
+    async with AsyncExitStack() as stack:
+        yield await (sqlite_world(tmp_path, stack, 0.15) if request.param == "journal" else memory_world(0.15))
+
+
+async def test_a_delay_holds_each_delivery_back_but_never_one_behind_the_other(slow_world: World) -> None:
+    loop = asyncio.get_running_loop()
+    came: dict[str, float] = {}
+    sent: dict[str, float] = {}
+    async with slow_world.bus.subscribe("g", [RUNS]) as subscription:
+
+        async def write() -> None:
+            for seq in range(1, 11):
+                sent[f"run/default/a/{seq:012d}#0"] = loop.time()
+                await slow_world.send([document("a", seq)])
+                await asyncio.sleep(0.01)
+
+        writing = asyncio.create_task(write())
+        while len(came) < 10:
+            async with asyncio.timeout(5):
+                came.update(dict.fromkeys(ids(await subscription.fetch()), loop.time()))
+        await writing
+    waits = [came[name] - sent[name] for name in sent]
+    assert min(waits) >= 0.149
+    assert max(waits) < 0.15 + 0.35
+    assert list(came) == list(sent)
+
+
+async def test_a_dead_letter_is_kept_listed_and_comes_again_to_its_group_only(tmp_path: Path) -> None:
+    file = await SqliteFile.open(tmp_path / "cloche.db")
+    await file.journal("runner").append_many([document("a", 1)])
+    bus = file.bus()
+    async with bus.subscribe("g", [RUNS]) as subscription:
+        (poison,) = await take(subscription, 1)
+        await bus.bury(DeadLetter("g", poison, "Invalid: no", 3, "1.0"))
+        await subscription.commit({poison.source: poison.offset + 1})
+    await file.close()
+    file = await SqliteFile.open(tmp_path / "cloche.db")
+    bus = file.bus()
+    (found,) = await bus.letters()
+    assert (found.letter.delivery, found.letter.reason, found.letter.attempts) == (poison, "Invalid: no", 3)
+    async with bus.subscribe("g", [RUNS]) as mine, bus.subscribe("h", [MODELS]) as other:
+        await bus.resend(found.id)
+        (again,) = await take(mine, 1)
+        assert again.event == poison.event
+        assert await nothing_comes(other)
+        await mine.commit({again.source: again.offset + 1})
+    async with bus.subscribe("g", [RUNS]) as mine:
+        assert await nothing_comes(mine)
+    assert await bus.letters() == []
+    with pytest.raises(NotFound) as refused:
+        await bus.resend(found.id)
+    assert refused.value.code == "letter_not_found"
+    await file.close()
+
+
+async def test_a_document_that_cannot_be_read_comes_as_bytes_with_a_reason(tmp_path: Path) -> None:
+    file = await SqliteFile.open(tmp_path / "cloche.db")
+    await file.journal("runner").append_many([Document("run/default/a/000000000001", b"nonsense", RUNS, "a")])
+    async with file.bus().subscribe("g", [RUNS]) as subscription:
+        (delivery,) = await take(subscription, 1)
+    await file.close()
+    assert delivery.event is None
+    assert (delivery.raw, delivery.key) == (b"nonsense", "a")
+    assert "JSON" in delivery.reason
+
+
+async def test_a_group_that_falls_behind_the_tail_in_memory_misses_nothing(tmp_path: Path) -> None:
+    file = await SqliteFile.open(tmp_path / "cloche.db", tail=50)
+    journal = file.journal("runner")
+    async with file.bus().subscribe("g", [RUNS]) as subscription:
+        assert await nothing_comes(subscription)
+        for start in range(1, 400, 20):
+            await journal.append_many([document("a", seq) for seq in range(start, start + 20)])
+        found = await take(subscription, 400)
+        assert [item.event.sequence for item in found if item.event] == list(range(1, 401))
+        await journal.append_many([document("a", 401)])
+        assert len(await take(subscription, 1)) == 1
+    await file.close()
+
+
+async def test_members_of_a_group_share_the_partitions_and_take_over_when_one_leaves() -> None:
+    bus = MemoryBus()
+    async with bus.subscribe("g", [RUNS]) as one:
+        async with bus.subscribe("g", [RUNS]) as two:
+            for number in range(20):
+                await bus.publish(events_of(document(f"n{number}", 1), "/cloche/runner"))
+            mine, theirs = await one.fetch(), await two.fetch()
+            assert len(mine) + len(theirs) == 20
+            await one.commit({item.source: item.offset + 1 for item in mine})
+        assert set(ids(await take(one, len(theirs)))) == set(ids(theirs))
