@@ -14,10 +14,7 @@ _CREDENTIALS = re.compile(r"(?<=://)[^/@\s\"'<>]+@")
 _NOT_FOUND = re.compile(
     r"(?:Because |and )?(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*) was not found in the (?:package registry|cache|provided)"
 )
-_NO_VERSION = re.compile(
-    r"(?:no versions? of|only) (?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?[<>=!~ ,*0-9a-z.+]*"
-    r"(?: (?:is|are) available|[^,]* is available)",
-)
+_NO_VERSION = re.compile(r"(?:no versions? of|only) (?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)")
 _AUTH = re.compile(r"\b(401 Unauthorized|403 Forbidden|407 Proxy)", re.IGNORECASE)
 _UNREACHABLE = re.compile(
     r"(error sending request|Failed to fetch|Request failed|dns error|client error \(Connect\)|timed out|"

@@ -21,14 +21,15 @@ import sys
 import warnings
 import zipfile
 from importlib import _bootstrap_external as external
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    Made = list[Any]
+
 CHUNK = 1 << 20
 MAX_SOURCE = 16 << 20
-Made = list[Any]
 FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 
 
