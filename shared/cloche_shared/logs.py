@@ -225,11 +225,11 @@ class AccessNotes:
         )
 
 
-def crash_note(log: Log) -> Callable[[Exchange, Exception], None]:
+def crash_note(into: Log) -> Callable[[Exchange, Exception], None]:
     """Return what writes an escaped exception, under the request id that the caller was given."""
 
     def crashed(exchange: Exchange, error: Exception) -> None:
-        log.error(
+        into.error(
             "request_crashed",
             f"{exchange.method} {exchange.path} crashed.",
             cause=error,
@@ -245,7 +245,7 @@ class StdlibBridge(logging.Handler):
 
     def __init__(self, log: Log, level: int = logging.WARNING) -> None:
         super().__init__(level)
-        self._log = log
+        self._to = log
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record; a library that formats wrongly is no reason to fail."""
@@ -258,6 +258,6 @@ class StdlibBridge(logging.Handler):
             level = "info" if record.levelno >= logging.INFO else "debug"
         cause = record.exc_info[1] if record.exc_info else None
         if cause is not None:
-            self._log.error("library", msg=said, cause=cause, logger=record.name)
+            self._to.error("library", msg=said, cause=cause, logger=record.name)
         else:
-            self._log.say(level, "library", said, logger=record.name)
+            self._to.say(level, "library", said, logger=record.name)

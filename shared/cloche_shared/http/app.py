@@ -78,6 +78,7 @@ def _fastapi(version: str) -> FastAPI:
             ClocheError: _on_error,
             HTTPException: _on_http_exception,
             RequestValidationError: _on_invalid,
+            Exception: _on_error,
         },
     )
 

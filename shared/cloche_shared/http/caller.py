@@ -99,5 +99,8 @@ class Action(SecurityBase):
 
 
 def may(action: str) -> Dependency:
-    """Return the mark that asks for a caller with this permission: `Annotated[Caller, may("runs.write")]`."""
+    """Return the mark that asks for a caller with this permission.
+
+    `caller: Annotated[Caller, may("runs.write")]`
+    """
     return cast("Dependency", Depends(Action(action)))

@@ -128,10 +128,11 @@ class Front:
         except Exception as error:
             if exchange.refused is None and self._crashed is not None and not isinstance(error, ClocheError):
                 self._crashed(exchange, error)
+            if answer.finished:
+                return
             if answer.started:
                 raise
             await answer.problem(exchange.refused or error)
-            return
         if not answer.started and exchange.refused is not None:
             await answer.problem(exchange.refused)
 
@@ -240,11 +241,12 @@ class _Bounded:
 class _Answer:
     """Sends an answer with the headers that every answer has."""
 
-    __slots__ = ("_installation", "_send", "exchange", "started")
+    __slots__ = ("_installation", "_send", "exchange", "finished", "started")
 
     def __init__(self, exchange: Exchange, send: Send, installation: str) -> None:
         self.exchange = exchange
         self.started = False
+        self.finished = False
         self._send = send
         self._installation = installation
 
@@ -258,6 +260,8 @@ class _Answer:
             message["headers"] = self._headers(message.get("headers", ()))
         elif not self.started:
             return
+        else:
+            self.finished = not message.get("more_body", False)
         await self._send(message)
 
     def _headers(self, given: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
@@ -278,7 +282,7 @@ class _Answer:
         status, headers, body = rendered(error, request_id=exchange.request_id, instance=exchange.path)
         if exchange.refused is not None:
             headers.append((b"connection", b"close"))
-        self.started = True
+        self.started = self.finished = True
         exchange.status = status
         await self._send({"type": "http.response.start", "status": status, "headers": self._headers(headers)})
         await self._send({"type": "http.response.body", "body": b"" if exchange.method == "HEAD" else body})

@@ -1,0 +1,410 @@
+"""The kit as a client of the REST API meets it: one small app, in process."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Annotated
+
+import httpx2
+import orjson
+import pytest
+from fastapi import APIRouter, Request
+from starlette.types import Receive, Scope, Send
+
+from cloche_shared.access import AccessTable, issue_key
+from cloche_shared.adapters.system_clock import SystemClock
+from cloche_shared.adapters.system_random import SystemRandom
+from cloche_shared.contracts.common import Strict
+from cloche_shared.contracts.facts import ApiKeyIssued
+from cloche_shared.errors import Conflict, Internal, NotFound, Unavailable
+from cloche_shared.http.app import App, AppParts, create_app, openapi_document
+from cloche_shared.http.caller import Caller, may
+from cloche_shared.http.conditions import Matching, Once, Preferred
+from cloche_shared.http.front import FrontParts
+from cloche_shared.http.health import Version
+from cloche_shared.http.paging import Page, Paging, page_bytes
+from cloche_shared.http.policy import BodyRule, FrontPolicy, RouteRule
+from cloche_shared.http.replies import Reply, accepted
+from cloche_shared.http.routes import router
+from cloche_shared.http.strict_json import Json
+from cloche_shared.ports.views import Row
+
+if TYPE_CHECKING:
+    from cloche_shared.http.exchange import Exchange
+
+PEPPER = b"p" * 32
+CLOCK, RANDOM = SystemClock(), SystemRandom()
+
+
+class Thing(Strict):
+    name: str
+    tags: tuple[str, ...] = ()
+
+
+def things() -> APIRouter:  # noqa: C901 - a table of routes
+    routes = router("things", "/things")
+
+    @routes.post("", status_code=202, response_model=Thing)
+    async def make(
+        caller: Annotated[Caller, may("runs.write")], body: Json[Thing], once: Once, preferred: Preferred
+    ) -> Reply:
+        caller.wrote("thing/default/a", 3)
+        known = {"x-request-key": once.request_id(caller.project), "x-wait": str(preferred.wait_s)}
+        reply = accepted(body, f"/api/v1/things/{body.name}")
+        reply.headers.update(known)
+        return reply
+
+    @routes.get("", response_model=Page[Thing])
+    async def listed(caller: Annotated[Caller, may("runs.read")], paging: Paging) -> Reply:
+        everything = [Row("things", caller.project, f"k{n}", 1, f"{n:03}", b'{"name":"%d"}' % n) for n in range(120)]
+        behind = [row for row in everything if paging.after is None or (row.sort, row.key) > paging.after]
+        return Reply(page_bytes(behind[: paging.limit + 1], paging.limit))
+
+    @routes.put("/{name}", response_model=Thing)
+    async def change(
+        name: str, _: Annotated[Caller, may("runs.write")], body: Json[Thing], matching: Matching
+    ) -> Reply:
+        matching.check(7)
+        return Reply(body, etag='"8"')
+
+    @routes.get("/{name}", response_model=Thing)
+    async def show(name: str, caller: Annotated[Caller, may("runs.read")]) -> Reply:
+        if name == "crash":
+            raise RuntimeError("/secret/path and a password")
+        if name == "full":
+            raise Unavailable("disk_full", "The disk is full.")
+        if name == "busy":
+            raise Unavailable("not_caught_up", "Later.", extra={"retry_after": 3})
+        if name == "taken":
+            raise Conflict("name_taken", "It exists.", extra={"existing": "/api/v1/things/taken"})
+        if name != "one":
+            raise NotFound("thing_not_found", f"There is no thing {name!r}.")
+        return Reply(Thing(name=caller.project))
+
+    @routes.post("/upload", response_model=Thing)
+    async def upload(request: Request, _: Annotated[Caller, may("blobs.write")]) -> Reply:
+        size = 0
+        async for chunk in request.stream():
+            size += len(chunk)
+        return Reply(Thing(name=str(size)))
+
+    return routes
+
+
+class Scoring:
+    def takes(self, method: str, path: str) -> bool:
+        return path.startswith("/api/v1/services/") and path.endswith("/score")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"scored"})
+
+
+class World:
+    def __init__(self) -> None:
+        self.access = AccessTable(PEPPER, CLOCK)
+        self.crashes: list[Exception] = []
+        self.notes: list[Exchange] = []
+        policy = FrontPolicy(
+            hosts=frozenset({"cloche.test"}),
+            routes=(RouteRule("/api/v1/things/upload", BodyRule(1000, media_types=None, idle_s=0.02)),),
+        )
+        front = FrontParts(
+            self.access,
+            CLOCK,
+            RANDOM,
+            policy,
+            ahead=[Scoring()],
+            note=lambda exchange, _: self.notes.append(exchange),
+            crashed=lambda _, error: self.crashes.append(error),
+        )
+        version = Version(name="cloche", version="1.2.3", installation="home")
+        self.app: App = create_app([things()], AppParts(version, front, checks={"disk": self.disk}))
+        self.trouble: str | None = None
+
+    async def disk(self) -> str | None:
+        return self.trouble
+
+    def token(self, role: str = "admin", projects: tuple[str, ...] = ("default",)) -> str:
+        key = issue_key(RANDOM, PEPPER)
+        data = {"key_id": key.key_id, "digest": key.digest, "role": role, "projects": projects}
+        self.access.apply(ApiKeyIssued.model_validate(data))
+        return key.token
+
+    def client(self, token: str | None = None) -> httpx2.AsyncClient:
+        headers = {"authorization": f"Bearer {token}"} if token else {}
+        transport = httpx2.ASGITransport(app=self.app)
+        return httpx2.AsyncClient(transport=transport, base_url="http://cloche.test", headers=headers)
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+@pytest.fixture
+async def client(world: World) -> AsyncIterator[httpx2.AsyncClient]:
+    async with world.client(world.token()) as client:
+        yield client
+
+
+async def test_a_mutation_answers_with_location_position_and_request_id(client: httpx2.AsyncClient) -> None:
+    answer = await client.post("/api/v1/things", json={"name": "a", "tags": ["x"]}, headers={"x-request-id": "mine-1"})
+    assert answer.status_code == 202
+    assert answer.json() == {"name": "a", "tags": ["x"]}
+    assert answer.headers["location"] == "/api/v1/things/a"
+    assert answer.headers["retry-after"] == "1"
+    assert answer.headers["cloche-position"] == "home:thing/default/a@3"
+    assert answer.headers["x-request-id"] == "mine-1"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["cache-control"] == "no-store"
+
+
+async def test_a_trace_goes_on_and_a_bad_one_is_replaced(client: httpx2.AsyncClient) -> None:
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    answer = await client.get("/livez", headers={"traceparent": f"00-{trace}-b7ad6b7169203331-01"})
+    assert answer.headers["traceparent"].startswith(f"00-{trace}-")
+    assert answer.headers["traceparent"].endswith("-01")
+    other = await client.get("/livez", headers={"traceparent": "00-" + "0" * 32 + "-b7ad6b7169203331-01"})
+    assert "0" * 32 not in other.headers["traceparent"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code", "pointer"),
+    [
+        (b'{"name": 1}', 422, "invalid_type", "/name"),
+        (b'{"nam": "a", "name": "b"}', 422, "unknown_field", "/nam"),
+        (b"{}", 422, "missing_field", "/name"),
+        (b'{"name": "a", "tags": ["x", 5]}', 422, "invalid_type", "/tags/1"),
+        (b'{"name": "a", "name": "b"}', 400, "malformed_json", None),
+        (b'{"name": NaN}', 400, "malformed_json", None),
+        (b'{"name": "\\ud800"}', 400, "malformed_json", None),
+        (b"{", 400, "malformed_json", None),
+        (b"[" * 40 + b"]" * 40, 422, "invalid_field", None),
+        (b"", 422, "missing_field", ""),
+    ],
+)
+async def test_a_bad_body_is_a_problem_with_a_pointer(
+    client: httpx2.AsyncClient, body: bytes, status: int, code: str, pointer: str | None
+) -> None:
+    answer = await client.post("/api/v1/things", content=body, headers={"content-type": "application/json"})
+    problem = answer.json()
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert (answer.status_code, problem["status"], problem["code"]) == (status, status, code)
+    assert problem["request_id"] == answer.headers["x-request-id"]
+    if pointer is not None:
+        assert problem["errors"][0]["pointer"] == pointer
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "code"),
+    [
+        ("/api/v1/things/none", 404, "thing_not_found"),
+        ("/api/v1/things/taken", 409, "name_taken"),
+        ("/api/v1/things/full", 507, "disk_full"),
+        ("/api/v1/things/busy", 503, "not_caught_up"),
+        ("/api/v1/nowhere", 404, "route_not_found"),
+        ("/api/v1/things?page_size=0", 422, "invalid_field"),
+        ("/api/v1/things?page_token=zzz", 422, "invalid_page_token"),
+    ],
+)
+async def test_each_kind_of_error_has_its_status(client: httpx2.AsyncClient, path: str, status: int, code: str) -> None:
+    answer = await client.get(path)
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+
+
+async def test_extra_members_and_retry_after_travel_with_the_problem(client: httpx2.AsyncClient) -> None:
+    assert (await client.get("/api/v1/things/taken")).json()["existing"] == "/api/v1/things/taken"
+    assert (await client.get("/api/v1/things/busy")).headers["retry-after"] == "3"
+
+
+async def test_a_wrong_method_says_which_are_allowed(client: httpx2.AsyncClient) -> None:
+    answer = await client.patch("/api/v1/things")
+    assert (answer.status_code, answer.json()["code"]) == (405, "method_not_allowed")
+    assert answer.headers["allow"]
+
+
+async def test_a_crash_carries_only_the_request_id(world: World, client: httpx2.AsyncClient) -> None:
+    answer = await client.get("/api/v1/things/crash")
+    assert answer.status_code == 500
+    assert answer.json()["code"] == "internal"
+    assert "secret" not in answer.text
+    assert [str(error) for error in world.crashes] == ["/secret/path and a password"]
+
+
+async def test_every_path_but_the_open_ones_needs_a_token(world: World) -> None:
+    async with world.client() as nobody:
+        for path in ("/api/v1/things", "/api/v1/nowhere", "/metrics", "/anything"):
+            answer = await nobody.get(path)
+            assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated")
+            assert answer.headers["www-authenticate"].startswith("Bearer")
+        for path in ("/livez", "/readyz", "/healthz", "/version", "/openapi.json", "/docs"):
+            assert (await nobody.get(path)).status_code == 200
+
+
+async def test_failures_are_limited_per_address_and_known_tokens_go_on(world: World) -> None:
+    async with world.client(world.token()) as known, world.client("cloche_0000_guess") as guesser:
+        assert (await known.get("/api/v1/things/one")).status_code == 200
+        statuses = [(await guesser.get("/api/v1/things/one")).status_code for _ in range(22)]
+        assert statuses == [401] * 20 + [429] * 2
+        assert (await guesser.get("/api/v1/things")).headers["retry-after"]
+        assert (await known.get("/api/v1/things/one")).status_code == 200
+
+
+async def test_a_role_that_is_too_low_is_refused(world: World) -> None:
+    async with world.client(world.token("viewer")) as viewer:
+        assert (await viewer.get("/api/v1/things/one")).status_code == 200
+        answer = await viewer.post("/api/v1/things", json={"name": "a"})
+        assert (answer.status_code, answer.json()["code"]) == (403, "not_allowed")
+
+
+async def test_the_project_comes_from_the_token_or_the_header(world: World) -> None:
+    async with world.client(world.token(projects=("red", "blue"))) as client:
+        assert (await client.get("/api/v1/things/one")).json()["code"] == "project_required"
+        chosen = await client.get("/api/v1/things/one", headers={"cloche-project": "blue"})
+        assert chosen.json()["name"] == "blue"
+        foreign = await client.get("/api/v1/things/one", headers={"cloche-project": "green"})
+        assert (foreign.status_code, foreign.json()["code"]) == (404, "project_not_found")
+        bad = await client.get("/api/v1/things/one", headers={"cloche-project": "../x"})
+        assert bad.json()["code"] == "invalid_name"
+
+
+async def test_foreign_hosts_and_origins_are_refused(client: httpx2.AsyncClient) -> None:
+    host = await client.get("/livez", headers={"host": "evil.test"})
+    assert (host.status_code, host.json()["code"]) == (421, "bad_host")
+    origin = await client.post("/api/v1/things", json={"name": "a"}, headers={"origin": "http://evil.test"})
+    assert (origin.status_code, origin.json()["code"]) == (403, "bad_origin")
+    own = await client.post("/api/v1/things", json={"name": "a"}, headers={"origin": "http://cloche.test"})
+    assert own.status_code == 202
+    assert (await client.get("/livez", headers={"origin": "http://evil.test"})).status_code == 200
+
+
+async def test_bodies_have_a_type_and_a_limit(client: httpx2.AsyncClient) -> None:
+    text = await client.post("/api/v1/things", content=b"x", headers={"content-type": "text/plain"})
+    assert (text.status_code, text.json()["code"]) == (415, "unsupported_media_type")
+    body = orjson.dumps({"name": "a" * 2**20})
+    large = await client.post("/api/v1/things", content=body, headers={"content-type": "application/json"})
+    assert (large.status_code, large.json()["code"]) == (413, "too_large")
+
+
+async def test_the_limit_holds_for_bytes_that_come_without_a_length(client: httpx2.AsyncClient) -> None:
+    async def chunks(count: int) -> AsyncIterator[bytes]:
+        for _ in range(count):
+            yield b"x" * 100
+
+    assert (await client.post("/api/v1/things/upload", content=chunks(10))).json()["name"] == "1000"
+    over = await client.post("/api/v1/things/upload", content=chunks(11))
+    assert (over.status_code, over.json()["code"]) == (413, "too_large")
+
+
+async def test_a_body_that_stalls_is_cut_off(client: httpx2.AsyncClient) -> None:
+    async def stalls() -> AsyncIterator[bytes]:
+        yield b"x"
+        await asyncio.Event().wait()
+
+    answer = await client.post("/api/v1/things/upload", content=stalls())
+    assert (answer.status_code, answer.json()["code"]) == (408, "slow_body")
+
+
+async def test_pages_follow_each_other_to_the_end(client: httpx2.AsyncClient) -> None:
+    names: list[str] = []
+    token: str | None = None
+    while True:
+        params = {"page_size": "50"} | ({"page_token": token} if token else {})
+        page = (await client.get("/api/v1/things", params=params)).json()
+        names += [item["name"] for item in page["items"]]
+        token = page["next_page_token"]
+        if token is None:
+            break
+    assert names == [str(n) for n in range(120)]
+
+
+async def test_if_match_guards_a_change(client: httpx2.AsyncClient) -> None:
+    body = {"name": "a"}
+    assert (await client.put("/api/v1/things/a", json=body, headers={"if-match": '"7"'})).headers["etag"] == '"8"'
+    stale = await client.put("/api/v1/things/a", json=body, headers={"if-match": '"6"'})
+    assert (stale.status_code, stale.json()["code"], stale.json()["etag"]) == (412, "etag_mismatch", '"7"')
+    assert (await client.put("/api/v1/things/a", json=body, headers={"if-match": "7"})).status_code == 422
+
+
+async def test_idempotency_keys_are_checked_and_named(client: httpx2.AsyncClient) -> None:
+    body = {"name": "a"}
+    first = await client.post("/api/v1/things", json=body, headers={"idempotency-key": "k/1"})
+    again = await client.post("/api/v1/things", json=body, headers={"idempotency-key": "k/1"})
+    assert first.headers["x-request-key"] == again.headers["x-request-key"] != ""
+    bad = await client.post("/api/v1/things", json=body, headers={"idempotency-key": "has space"})
+    assert bad.json()["code"] == "invalid_idempotency_key"
+    assert (await client.post("/api/v1/things", json=body)).headers["x-request-key"] == ""
+
+
+async def test_what_is_mounted_ahead_answers_itself_behind_the_host_check(world: World) -> None:
+    async with world.client() as nobody:
+        assert (await nobody.post("/api/v1/services/a/score", content=b"1")).text == "scored"
+        refused = await nobody.post("/api/v1/services/a/score", content=b"1", headers={"host": "evil.test"})
+        assert refused.status_code == 421
+
+
+async def test_readiness_names_the_failing_part(world: World, client: httpx2.AsyncClient) -> None:
+    world.trouble = "nearly full"
+    answer = await client.get("/readyz")
+    assert (answer.status_code, answer.json()["failing"]) == (503, {"disk": "nearly full"})
+    world.app.drain.set()
+    assert (await client.get("/healthz")).json()["failing"] == {"server": "draining"}
+    assert (await client.get("/livez")).status_code == 200
+
+
+async def test_metrics_and_version_are_served(client: httpx2.AsyncClient) -> None:
+    assert b"python_info" in (await client.get("/metrics")).content
+    assert (await client.get("/version")).json()["version"] == "1.2.3"
+
+
+async def test_the_docs_page_loads_nothing_from_elsewhere(client: httpx2.AsyncClient) -> None:
+    page = await client.get("/docs")
+    assert "default-src 'self'" in page.headers["content-security-policy"]
+    assert "http" not in page.text.replace("http-equiv", "")
+    assert "innerHTML" not in (await client.get("/docs/page.js")).text
+
+
+async def test_each_finished_request_is_noted_with_its_route(world: World, client: httpx2.AsyncClient) -> None:
+    await client.get("/api/v1/things/one")
+    note = world.notes[-1]
+    assert (note.method, note.route, note.status, note.project) == ("GET", "/things/{name}", 200, "default")
+
+
+async def test_websockets_are_refused(world: World) -> None:
+    sent: list[dict[str, object]] = []
+
+    async def receive() -> dict[str, object]:
+        return {"type": "websocket.connect"}
+
+    async def send(message: object) -> None:
+        assert isinstance(message, dict)
+        sent.append(message)
+
+    await world.app({"type": "websocket", "path": "/", "headers": []}, receive, send)
+    assert sent == [{"type": "websocket.close", "code": 1008, "reason": ""}]
+
+
+def test_the_openapi_document_describes_every_answer_as_a_problem(world: World) -> None:
+    whole = orjson.loads(openapi_document(world.app.api))
+    make = whole["paths"]["/api/v1/things"]["post"]
+    assert make["requestBody"]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/Thing"}
+    assert {"202", "400", "401", "403", "409", "412", "413", "415", "421", "422", "429", "503"} <= set(
+        make["responses"]
+    )
+    assert "application/problem+json" in make["responses"]["422"]["content"]
+    assert make["security"] == [{"token": []}]
+    assert "Problem" in whole["components"]["schemas"]
+    assert "HTTPValidationError" not in whole["components"]["schemas"]
+
+
+def test_a_route_without_an_action_is_refused_when_the_app_is_made(world: World) -> None:
+    routes = router("open", "/open")
+
+    @routes.get("")
+    async def anybody() -> None:
+        return None
+
+    front = FrontParts(world.access, CLOCK, RANDOM)
+    with pytest.raises(Internal) as caught:
+        create_app([routes], AppParts(Version(name="c", version="1", installation="i"), front))
+    assert caught.value.code == "unguarded_route"
