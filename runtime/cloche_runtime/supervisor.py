@@ -39,18 +39,31 @@ from cloche_runtime.spool import Spool
 _CHUNK = 256 * 1024
 _LAST_CHUNKS = 8  # a pipe holds at most 1 MiB; a stranger who was handed its end must not hold us up
 _NOTIFY = 0.004  # seconds between two words about a growing log
+_RESERVED = 4096  # bytes for the exit record
+_DETAIL = 2000  # characters of a detail, far below that
 _LINE = 65536  # bytes of a command: owners send far less
 _FOREVER = float("inf")
 
 
 def write_json(path: str, value: Dict[str, Any]) -> None:
-    """Replace a file whole, so that a reader never sees half of it."""
-    fd = os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    """Replace a file whole, so that a reader never sees half of it; over reserved room where there is some."""
+    data = json.dumps(value).encode()
+    fd = os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        os.write(fd, json.dumps(value).encode())
+        os.write(fd, data)
+        os.ftruncate(fd, len(data))
     finally:
         os.close(fd)
     os.replace(path + ".new", path)
+
+
+def reserve(path: str) -> None:
+    """Take the room that a record will need, so that a full disk cannot swallow the end of a run."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, b" " * _RESERVED)
+    finally:
+        os.close(fd)
 
 
 def make_durable(path: str) -> None:
@@ -162,21 +175,20 @@ class Supervisor:
         child = spawn(spec["argv"], spec["cwd"], spec["env"])
         self._pid, self._output, self._word = child.pid, child.output, child.word
         self._began = now = time.monotonic()
-        self._tick_at = now + 0.02 if self._memory else now + self._tick
-        self._orphan_at = now if not self._owners else _FOREVER
-        self._orphan_at += self._orphan_after if not self._owners else 0.0
+        self._tick_at = now + (0.02 if self._memory else self._tick)
+        if not self._owners:
+            self._orphan_at = now + self._orphan_after
         self._poll.register(child.output, select.POLLIN)
-        if child.word is not None:
-            self._poll.register(child.word, select.POLLIN)
         if child.why:
-            self._ending, self._detail = "not_started", child.why
-            self._begun(started=False)
+            self._ending, self._detail, self._started = "not_started", child.why, False
         elif child.word is None:
-            self._begun(started=True)
+            self._started = True
         else:
-            self._note()
+            self._poll.register(child.word, select.POLLIN)
+        self._note()
         self._tell({"at": "up", **self._present()})
         self._kills_before = procfs.kernel_kills()
+        reserve("exit.json.new")
 
     def _over(self) -> bool:
         """Tell whether the program and every descendant of it are dead."""
@@ -345,8 +357,15 @@ class Supervisor:
 
     def _begun(self, *, started: bool) -> None:
         self._started = started
-        self._note()
+        self._note_again()
         self._tell({"at": "started" if started else "not_started", "pid": self._pid})
+
+    def _note_again(self) -> None:
+        """Write it down anew; on a full disk what was written before has to do."""
+        try:
+            self._note()
+        except OSError:
+            return
 
     def _note(self) -> None:
         """Write down who lives, for whoever finds this supervisor dead."""
@@ -381,7 +400,7 @@ class Supervisor:
         known = [[one.pid, one.start] for one in strays]
         if known != self._strays:
             self._strays = known
-            self._note()
+            self._note_again()
 
     # --- the end
 
@@ -441,7 +460,7 @@ class Supervisor:
             "wall_seconds": time.monotonic() - self._began,
             "cpu_seconds": used.ru_utime + used.ru_stime,
             "peak_memory": max(self._peak, used.ru_maxrss * 1024),
-            "detail": self._detail,
+            "detail": self._detail[:_DETAIL],
         }
 
 

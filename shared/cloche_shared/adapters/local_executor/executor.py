@@ -60,6 +60,7 @@ class LocalExecutor:
             process = self._known.pop(process_id, None)
             if process is not None:
                 await process.wait()
+                await process.leave()
             await asyncio.to_thread(folders.remove, folder)
         self._locks.pop(process_id, None)
 

@@ -207,8 +207,12 @@ def _trouble(folder: Path) -> str:
 
 
 def _read(path: Path) -> dict[str, object] | None:
-    text = procfs.read(str(path))
-    return cast("dict[str, object]", json.loads(text)) if text else None
+    """Return a document, None where there is none or where a power cut left half of one."""
+    try:
+        found: object = json.loads(procfs.read(str(path)))
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _write(path: Path, value: dict[str, object]) -> None:

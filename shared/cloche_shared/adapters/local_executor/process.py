@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import os
 import socket
 from collections.abc import AsyncIterator
@@ -13,7 +14,10 @@ from cloche_shared.adapters.local_executor import folder as folders
 from cloche_shared.ports.executor import Exit, LogChunk
 
 _CHUNK = 256 * 1024
-_AGAIN = 0.05  # seconds before a lost connection to a living supervisor is tried again
+_AGAIN = 0.05  # seconds before a lost connection to a living supervisor is tried again, at first
+_SELDOM = 2.0  # and at most
+
+_log = logging.getLogger(__name__)
 
 
 class LocalProcess:
@@ -29,6 +33,7 @@ class LocalProcess:
         self._follows = False
         self._met = False
         self._writer: asyncio.StreamWriter | None = None
+        self._fresh: socket.socket | None = None
         self._unsent: list[dict[str, object]] = []
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -43,7 +48,8 @@ class LocalProcess:
 
     def attend(self, connection: socket.socket | None) -> None:
         """Begin to listen to the supervisor, over a fresh connection or by connecting to its socket."""
-        self._task = asyncio.create_task(self._live(connection), name=f"executor:{self._id}")
+        self._fresh = connection
+        self._task = asyncio.create_task(self._live(), name=f"executor:{self._id}")
 
     async def met(self) -> bool:
         """Wait for the supervisor's first word; false when it ended without one."""
@@ -88,20 +94,31 @@ class LocalProcess:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
                 await self._task
+        if self._fresh is not None:
+            self._fresh.close()
 
     # --- the connection
 
-    async def _live(self, connection: socket.socket | None) -> None:
+    async def _live(self) -> None:
         """Listen until the end is known, connecting again as long as the supervisor lives."""
+        pause = _AGAIN
         while self._exit is None:
-            connection = connection or await asyncio.to_thread(_connect, self._folder)
+            connection, self._fresh = self._fresh or _connect(self._folder), None
             if connection is not None:
                 await self._listen(connection)
-                connection = None
+                pause = _AGAIN
             if self._exit is None:
-                self._decide(await asyncio.to_thread(folders.settle, self._folder))
+                await self._judge()
             if self._exit is None:
-                await asyncio.sleep(_AGAIN)
+                await asyncio.sleep(pause)
+                pause = min(_SELDOM, pause * 2)
+
+    async def _judge(self) -> None:
+        """Decide the end if the supervisor is dead. A disk that is full only delays it."""
+        try:
+            self._decide(await asyncio.to_thread(folders.settle, self._folder))
+        except OSError as error:
+            _log.warning("process_not_settled: %s: %s", self._id, error)
 
     async def _listen(self, connection: socket.socket) -> None:
         reader, self._writer = await asyncio.open_connection(sock=connection)
@@ -111,13 +128,15 @@ class LocalProcess:
             unsent, self._unsent = self._unsent, []
             for command in unsent:
                 self._send(command)
-            while line := await reader.readline():
+            while self._exit is None and (line := await reader.readline()):
                 self._hear(cast("dict[str, object]", json.loads(line)))
         except (OSError, ValueError):
             return
         finally:
             writer, self._writer = self._writer, None
             writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
 
     def _send(self, command: dict[str, object]) -> None:
         """Send a command now, or as soon as the supervisor can be reached; the dead need none."""
@@ -153,12 +172,15 @@ class LocalProcess:
 
 
 def _connect(folder: Path) -> socket.socket | None:
-    """Connect to the supervisor of a folder, however long its path: a socket's may have 107 bytes."""
+    """Connect to the supervisor of a folder, however long its path: a socket's may have 107 bytes.
+
+    Local sockets connect at once or not at all, so nothing waits here.
+    """
     try:
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         connection.connect(f"/proc/self/fd/{fd}/sock")
     except OSError:
@@ -166,5 +188,4 @@ def _connect(folder: Path) -> socket.socket | None:
         return None
     finally:
         os.close(fd)
-    connection.setblocking(False)  # noqa: FBT003 - the socket's own signature
     return connection
