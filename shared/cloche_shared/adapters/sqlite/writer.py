@@ -138,7 +138,7 @@ class Writer:
             batch: list[Operation] = []
             going_on = self._collect(batch)
             with self._lock:
-                lazy, self._lazy = list(self._lazy.values()), {}
+                lazy, self._lazy = self._lazy, {}
             if batch or lazy:
                 self._run(batch, lazy)
             if not going_on:
@@ -160,26 +160,30 @@ class Writer:
             except queue.Empty:
                 return True
 
-    def _run(self, batch: list[Operation], lazy: list[Write]) -> None:
+    def _run(self, batch: list[Operation], lazy: dict[tuple[str, ...], Write]) -> None:
         if self._failed:
             self._tell(batch, _store_failed(), {})
             return
         try:
-            placed = self._transact(batch, lazy)
-        except sqlite3.OperationalError as error:
-            self._rollback()
-            self._tell(batch, self._judge(error), {})
+            placed = self._transact(batch, list(lazy.values()))
         except Exception as error:  # noqa: BLE001 - one bad row must neither end the thread nor fail its neighbours
             self._rollback()
-            if len(batch) <= 1:
-                self._tell(batch, error, {})
-                return
-            for operation in batch:
-                self._run([operation], [])
+            with self._lock:
+                self._lazy = lazy | self._lazy
+            self._after_error(batch, error)
         else:
             self._tell(batch, None, placed)
 
-    def _judge(self, error: sqlite3.Error) -> Exception:
+    def _after_error(self, batch: list[Operation], error: Exception) -> None:
+        if isinstance(error, sqlite3.OperationalError) or is_broken(error):
+            self._tell(batch, self._judge(error), {})
+        elif len(batch) <= 1:
+            self._tell(batch, error, {})
+        else:
+            for operation in batch:
+                self._run([operation], {})
+
+    def _judge(self, error: Exception) -> Exception:
         if is_broken(error):
             self._failed = True
             return OutcomeUnknownError(str(error))
