@@ -114,7 +114,12 @@ Target = Literal["process"]
 
 
 class ImageRequested(Fact):
-    """Somebody waits for this build: the request (an event's id) and the aggregate that asked."""
+    """Somebody waits for this build: the request (an event's id) and the aggregate that asked.
+
+    `waits` false: it was answered at once, and its project may read the build from now on.
+    `environment` is how the asker names it (`name:version`). `at` is the time of record (RFC 3339),
+    here and in the other facts of a build.
+    """
 
     request_id: str
     reply_to: str
@@ -124,30 +129,53 @@ class ImageRequested(Fact):
     definition: Definition
     target: Target = "process"
     refresh: bool = False
+    waits: bool = True
+    environment: str = ""
+    at: str = ""
+
+
+class ImageReleased(Fact):
+    """The aggregate `reply_to` has ended and waits for this build no longer."""
+
+    reply_to: str
 
 
 class ImageBuildStarted(Fact):
-    """A builder works on it. The fact's sequence number is the fence."""
+    """A builder works on it. The fact's sequence number is the fence; `attempt` counts the claims."""
 
     builder: str
     attempt: int = Field(ge=1)
+    at: str = ""
 
 
 class ImageBuilt(Fact):
-    """Lock and artefacts are in the builder's blobs of this scope."""
+    """Lock and artefacts are in the builder's blobs of this scope.
+
+    `attempt` names the claim that it ends, `log` the digest of that attempt's log in the same blobs.
+    """
 
     lock_digest: Digest
     image: str
     seconds: float
     artefacts: int
     bytes: int
+    attempt: int = 0
+    log: str = ""
+    at: str = ""
 
 
 class ImageBuildFailed(Fact):
-    """The build ended without a result; its log is kept."""
+    """The build ended without a result; its log is kept.
+
+    Before `not_before` (RFC 3339; empty: at once) a mere repetition of the request is refused too.
+    """
 
     problem: Problem
     seconds: float
+    attempt: int = 0
+    log: str = ""
+    not_before: str = ""
+    at: str = ""
 
 
 class ImageEvicted(Fact):
@@ -160,6 +188,7 @@ class BuildSubmitted(Fact):
     references: References
     target: Target = "process"
     refresh: bool = False
+    at: str = ""
 
 
 class BuildAssigned(Fact):
@@ -176,12 +205,14 @@ class BuildCompleted(Fact):
     lock_digest: Digest
     image: str
     reused: bool
+    at: str = ""
 
 
 class BuildFailed(Fact):
     """What the request asked for cannot be had."""
 
     problem: Problem
+    at: str = ""
 
 
 class ImageProvided(Fact):
@@ -398,6 +429,14 @@ class ReplicaRequested(Fact):
     revision: int
     replica: int
     resources: Resources
+
+
+class ReplicaPlaced(Fact):
+    """The runner gave the revision its GPUs."""
+
+    revision: int
+    node: str
+    gpus: tuple[str, ...] = ()
 
 
 class RevisionProvided(Fact):

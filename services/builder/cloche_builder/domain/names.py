@@ -1,0 +1,85 @@
+"""What names a build: its scope and its key, and the id that users see."""
+
+import re
+from collections.abc import Collection, Iterator
+
+from cloche_shared.contracts.definition import Definition, PipOptions
+from cloche_shared.contracts.facts import Target
+from cloche_shared.errors import Invalid
+from cloche_shared.journal.commit import StreamId
+from cloche_shared.store.hashing import without_credentials
+
+PUBLIC = "public"
+"""The scope of what everybody could have built from public sources alone."""
+KIND = "build"
+
+_HASH = re.compile(r"e1:([0-9a-f]{64})")
+_SHOWN = re.compile(r"(public|project)-([0-9a-f]{64}\.[a-z0-9_]+\.[A-Za-z0-9_-]+)")
+
+
+def _indexes(options: PipOptions, default_index: str) -> Iterator[str]:
+    yield options.index_url or default_index
+    yield from options.extra_index_urls
+
+
+def _plain(url: str) -> str:
+    return without_credentials(url).rstrip("/")
+
+
+def is_public(definition: Definition, public_indexes: Collection[str], default_index: str) -> bool:
+    """Whether everything comes from indexes on the operator's list, without credentials or direct addresses."""
+    known = {_plain(url) for url in public_indexes}
+    section = definition.python
+    if any("@" in line.partition(";")[0] for line in section.pip):
+        return False
+    return all(
+        "@" not in url.partition("://")[2].partition("/")[0] and _plain(url) in known
+        for url in _indexes(section.pip_options, default_index)
+    )
+
+
+def scope_of(definition: Definition, project: str, public_indexes: Collection[str], default_index: str) -> str:
+    """Return `public`, or the project whose the build is alone.
+
+    Raises `Invalid` (`reserved_project`) for a project that is named like the public scope.
+    """
+    if is_public(definition, public_indexes, default_index):
+        return PUBLIC
+    if project == PUBLIC:
+        raise Invalid(
+            "reserved_project",
+            "A project named `public` cannot have environments of its own.",
+            why="That name stands for builds that are shared by all projects.",
+            todo="Use a project with another name.",
+        )
+    return project
+
+
+def build_key(definition_hash: str, target: Target, platform: str) -> str:
+    """Return `<64 hex>.<target>.<platform>`. Raises `Invalid` (`unknown_definition_hash`)."""
+    match = _HASH.fullmatch(definition_hash)
+    if match is None:
+        raise Invalid(
+            "unknown_definition_hash",
+            "The definition's hash is of a scheme that this builder does not know.",
+            todo="Update the builder, or register the environment again.",
+        )
+    return f"{match[1]}.{target}.{platform}"
+
+
+def shown_id(stream: StreamId) -> str:
+    """Return the id of a build in URLs: `public-<key>` or, for the reader's own project, `project-<key>`."""
+    return f"{'public' if stream.project == PUBLIC else 'project'}-{stream.id}"
+
+
+def stream_of(build_id: str, project: str) -> StreamId | None:
+    """Return the build that a reader of `project` means by an id; None when it is not a build's."""
+    match = _SHOWN.fullmatch(build_id)
+    if match is None:
+        return None
+    return StreamId(KIND, PUBLIC if match[1] == "public" else project, match[2])
+
+
+def build_definition(definition: Definition) -> Definition:
+    """Return the part of a definition that a build is made from: variables are the asker's business."""
+    return definition.model_copy(update={"variables": {}})
