@@ -31,7 +31,7 @@ from cloche_runtime import scoring_script, scoring_stubs, scoring_swagger  # noq
 
 MAX_SOCKET_PATH = 100
 BOOT_ERROR = 3
-_RECV = 1 << 18
+_RECV = 1 << 16
 _READ_AHEAD = 0.005
 _SEND_TIMEOUT = struct.pack("ll", 60, 0)
 

@@ -140,6 +140,8 @@ class WorkerPool:
 
     def check_room(self) -> None:
         """Raise `Throttled` or `Unavailable` when no further call may wait."""
+        if self._ready and not self._waiting and not self._closing:
+            return
         if self.state not in {"ready", "restarting"}:
             raise Unavailable(
                 "service_unavailable",
