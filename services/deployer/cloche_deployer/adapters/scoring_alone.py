@@ -156,7 +156,8 @@ async def _serve(arguments: argparse.Namespace, script: Path, sockets: Path) -> 
     app = ScoringApp(table, request_id_source(), alone=arguments.name)
     config = uvicorn.Config(
         app, host=arguments.host, port=arguments.port, http="httptools", access_log=False, lifespan="off",
-        log_level="warning", server_header=False, date_header=True,
+        log_level="warning",
+        proxy_headers=False, server_header=False, date_header=True,
     )  # fmt: skip
     try:
         await pool.start()
