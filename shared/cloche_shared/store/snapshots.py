@@ -3,7 +3,7 @@
 import difflib
 
 from cloche_shared.contracts.files import Manifest
-from cloche_shared.errors import Invalid, NotFound
+from cloche_shared.errors import Invalid, NotFound, TooLarge
 from cloche_shared.ports.blobs import Blobs
 from cloche_shared.store.hashing import manifest_digest
 from cloche_shared.store.paths import check_manifest
@@ -28,7 +28,10 @@ async def check_snapshot(
         raise Invalid("invalid_manifest", "The snapshot's digest names no manifest.") from error
     if manifest_digest(manifest) != digest:
         raise Invalid("invalid_manifest", "The snapshot's manifest is not in canonical form.")
-    check_manifest(manifest, max_files=max_files, max_bytes=max_bytes)
+    try:
+        check_manifest(manifest, max_files=max_files, max_bytes=max_bytes)
+    except TooLarge as error:
+        raise TooLarge("snapshot_too_large", error.what, why=error.why, todo=error.todo) from error
     paths = {entry.path for entry in manifest.files}
     if script not in paths:
         near = difflib.get_close_matches(script, paths, n=5, cutoff=0.4) or sorted(paths)[:SHOWN]

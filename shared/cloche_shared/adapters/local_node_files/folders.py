@@ -118,13 +118,20 @@ def _copy(source: Path, target: Path, mode: int) -> None:
 def _regular(root: Path, folders: Sequence[str]) -> Iterator[str]:
     """Yield the paths of regular files below the folders whose names can be carried."""
     for folder in folders:
-        if _is_linked(root, folder):
+        if _is_linked(root, folder) or not (root / folder).is_dir():
             continue
         for found, _, names, handle in os.fwalk(root / folder, follow_symlinks=False):
             for name in names:
                 path = os.path.relpath(f"{found}/{name}", root)
-                if path_fault(path) is None and stat.S_ISREG(os.lstat(name, dir_fd=handle).st_mode):
+                if path_fault(path) is None and _is_regular(name, handle):
                     yield path
+
+
+def _is_regular(name: str, folder: int) -> bool:
+    try:
+        return stat.S_ISREG(os.lstat(name, dir_fd=folder).st_mode)
+    except FileNotFoundError:
+        return False
 
 
 def _is_linked(root: Path, folder: str) -> bool:

@@ -1,0 +1,262 @@
+"""Prefixes on a real disk: what they hold, how they run, what happens when somebody touches them."""
+
+import asyncio
+import os
+import subprocess
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cloche_shared.adapters.file_blobs import FileBlobs
+from cloche_shared.adapters.interpreters import Interpreters, running
+from cloche_shared.adapters.local_node_files import LocalNodeFiles
+from cloche_shared.adapters.memory_resolver import Package, wheel_bytes
+from cloche_shared.contracts.definition import Artefact, Lock
+from cloche_shared.contracts.files import Manifest
+from cloche_shared.errors import Failed
+from cloche_shared.ports.node_files import Prefix
+from cloche_shared.store.hashing import lock_digest
+from tests.environments.bad_wheels import BAD_WHEELS
+
+SITE = f"lib/python{'.'.join(running().version.split('.')[:2])}/site-packages"
+ALPHA = Package(
+    "alpha",
+    "1.0",
+    files={
+        "alpha/__init__.py": "def main():\n    print('alpha says', __file__)\n\ndef fail():\n    raise ValueError\n",
+        "alpha/template.py": "this is {{ no }} python",
+        "alpha-1.0.dist-info/entry_points.txt": "[console_scripts]\nalpha = alpha:main\n",
+        "alpha-1.0.data/scripts/alpha-script": "#!python\nimport sys\nprint(sys.executable)\n",
+        "alpha-1.0.data/data/share/alpha/note.txt": "a note\n",
+        "alpha-1.0.data/headers/alpha.h": "int alpha;\n",
+        "alpha-1.0.data/purelib/extra.py": "extra = 1\n",
+    },
+)
+BETA = Package("beta", "1.0", files={"beta.py": "b = 1\n", "shared.txt": "from beta\n", "beta.pth": "import beta\n"})
+
+
+class World:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.blobs = FileBlobs(folder / "blobs")
+        self.node = LocalNodeFiles(folder / "node", Interpreters(path=""))
+
+    async def artefact(self, package: Package, data: bytes | None = None) -> Artefact:
+        blob = await self.blobs.put_bytes(wheel_bytes(package) if data is None else data)
+        return Artefact(
+            kind="wheel",
+            name=package.name,
+            version=package.version,
+            filename=package.wheel_name,
+            url="https://index.invalid/x",
+            digest=blob.digest,
+            size=blob.size,
+        )
+
+    async def lock(self, *packages: Package) -> Lock:
+        artefacts = tuple([await self.artefact(package) for package in packages])
+        return Lock(definition_hash="e1:0", python=running().version, platform="x", artefacts=artefacts, pylock="")
+
+    async def prefix(self, *packages: Package) -> Prefix:
+        lock = await self.lock(*packages)
+        return await self.node.prefix(lock_digest(lock), lock, self.blobs)
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    world = World(tmp_path)
+    yield world
+    await world.node.close()
+
+
+def run(*arguments: str | Path) -> str:
+    done = subprocess.run([str(item) for item in arguments], capture_output=True, text=True, check=False, timeout=20)
+    return done.stdout + done.stderr
+
+
+async def test_the_interpreter_finds_the_packages_and_nothing_else(world: World) -> None:
+    prefix = await world.prefix(ALPHA, BETA)
+    code = "import sys, alpha, beta, extra; print(sys.prefix, sys.prefix != sys.base_prefix)"
+    assert run(prefix.python, "-c", code).split() == [str(prefix.path), "True"]
+    assert "No module named" in run(prefix.python, "-c", "import pytest")
+
+
+async def test_scripts_run_in_the_prefix(world: World) -> None:
+    prefix = await world.prefix(ALPHA)
+    assert run(prefix.path / "bin" / "alpha") == f"alpha says {prefix.path}/{SITE}/alpha/__init__.py\n"
+    assert run(prefix.path / "bin" / "alpha-script") == f"{prefix.python}\n"
+
+
+async def test_data_and_headers_go_to_their_schemes(world: World) -> None:
+    prefix = await world.prefix(ALPHA)
+    assert (prefix.path / "share/alpha/note.txt").read_text() == "a note\n"
+    assert next((prefix.path / "include").rglob("alpha.h")).parent.name == "alpha"
+
+
+async def test_bytecode_is_there_and_valid_where_it_is_linked(world: World) -> None:
+    prefix = await world.prefix(ALPHA)
+    said = run(prefix.python, "-v", "-c", "import alpha; alpha.fail()")
+    assert f"code object from '{prefix.path}/{SITE}/alpha/__pycache__/" in said
+    assert f'File "{prefix.path}/{SITE}/alpha/__init__.py", line 5, in fail' in said
+
+
+async def test_the_installed_packages_are_known_with_their_files(world: World) -> None:
+    prefix = await world.prefix(ALPHA)
+    code = (
+        "import importlib.metadata as m, hashlib, base64; d = m.distribution('alpha');"
+        "assert all(f.locate().exists() for f in d.files), d.files;"
+        "h = lambda f: base64.urlsafe_b64encode(hashlib.sha256(f.read_binary()).digest()).decode().rstrip('=');"
+        "assert all(f.hash is None or f.hash.value == h(f) for f in d.files);"
+        "print(d.version, d.read_text('INSTALLER'))"
+    )
+    assert run(prefix.python, "-c", code).split() == ["1.0", "cloche"]
+
+
+async def test_files_are_links_into_the_store_and_read_only(world: World) -> None:
+    prefix = await world.prefix(ALPHA)
+    status = (prefix.path / SITE / "alpha/__init__.py").stat()
+    assert status.st_nlink == 2
+    assert status.st_mode & 0o222 == 0
+
+
+async def test_pth_files_are_reported(world: World) -> None:
+    prefix = await world.prefix(BETA)
+    assert any("beta.pth" in warning for warning in prefix.warnings)
+    assert (await world.prefix(BETA)).warnings == prefix.warnings
+
+
+async def test_the_last_name_wins_where_files_differ_and_equal_files_meet(world: World) -> None:
+    gamma = Package("gamma", "1.0", files={"shared.txt": "from gamma\n", "beta.py": "b = 1\n"})
+    prefix = await world.prefix(BETA, gamma)
+    assert (prefix.path / SITE / "shared.txt").read_text() == "from gamma\n"
+    replaced = [warning for warning in prefix.warnings if "replaces" in warning]
+    assert len(replaced) == 1
+    assert "shared.txt" in replaced[0]
+    assert (await world.prefix(BETA, gamma)).reused
+
+
+async def test_many_who_ask_at_once_share_one_making(world: World) -> None:
+    prefixes = await asyncio.gather(*(world.prefix(ALPHA, BETA) for _ in range(20)))
+    assert [prefix.reused for prefix in prefixes].count(False) == 1
+
+
+async def test_two_nodes_processes_on_one_folder_do_not_collide(world: World) -> None:
+    other = LocalNodeFiles(world.folder / "node", Interpreters(path=""))
+    lock = await world.lock(ALPHA)
+    digest = lock_digest(lock)
+    made = await asyncio.gather(*(node.prefix(digest, lock, world.blobs) for node in (world.node, other) * 3))
+    await other.close()
+    assert [prefix.reused for prefix in made].count(False) == 1
+
+
+async def touch(world: World, path: str, change: str) -> None:
+    prefix = await world.prefix(ALPHA)
+    target = prefix.path / SITE / path
+    if change == "write":
+        target.chmod(0o644)
+        target.write_text("def main():\n    print('evil')\n")
+    elif change == "delete":
+        target.unlink()
+    elif change == "replace":
+        target.unlink()
+        target.write_text("evil")
+    elif change == "mode":
+        target.chmod(0o777)
+    elif change == "link":
+        target.unlink()
+        target.symlink_to("/etc/hostname")
+    else:
+        target.parent.mkdir(exist_ok=True)
+        target.write_text("import os")
+
+
+@pytest.mark.parametrize(
+    ("path", "change"),
+    [
+        ("alpha/__init__.py", "write"),
+        ("alpha/__init__.py", "delete"),
+        ("alpha/__init__.py", "replace"),
+        ("alpha/__init__.py", "mode"),
+        ("alpha/__init__.py", "link"),
+        (f"alpha/__pycache__/__init__.{running().cache_tag}.pyc", "write"),
+        (f"alpha/__pycache__/template.{running().cache_tag}.pyc", "add"),
+        ("evil.pth", "add"),
+        ("new/evil.py", "add"),
+        ("alpha-1.0.dist-info/RECORD", "replace"),
+    ],
+)
+async def test_a_touched_prefix_is_noticed_and_replaced(world: World, path: str, change: str) -> None:
+    await touch(world, path, change)
+    again = await world.prefix(ALPHA)
+    assert not again.reused
+    assert run(again.path / "bin" / "alpha").startswith("alpha says")
+    assert not (again.path / SITE / "evil.pth").exists()
+    assert (await world.prefix(ALPHA)).reused
+
+
+async def test_bytes_touched_through_one_prefix_condemn_all_that_share_them(world: World) -> None:
+    both = await world.prefix(ALPHA, BETA)
+    await touch(world, "alpha/__init__.py", "write")
+    assert run(both.path / "bin" / "alpha") != ""
+    assert not (await world.prefix(ALPHA)).reused
+    again = await world.prefix(ALPHA, BETA)
+    assert not again.reused
+    assert (again.path / SITE / "alpha/__init__.py").read_text().startswith("def main():\n    print('alpha")
+
+
+async def test_a_new_prefix_never_takes_bytes_that_were_touched(world: World) -> None:
+    await touch(world, "alpha/__init__.py", "write")
+    other = await world.prefix(ALPHA, BETA)
+    assert run(other.path / "bin" / "alpha").startswith("alpha says")
+
+
+async def test_caches_of_other_programs_beside_bytecode_are_no_touch(world: World) -> None:
+    prefix = await world.prefix(ALPHA)
+    (prefix.path / SITE / "alpha/__pycache__/x.cpython-311.opt-1.pyc").write_bytes(b"")
+    (prefix.path / SITE / "alpha/__pycache__/kernel-1.nbi").write_bytes(b"")
+    run(prefix.python, "-c", "import alpha, beta")
+    assert (await world.prefix(ALPHA)).reused
+
+
+async def test_a_making_that_was_cut_short_is_begun_anew(world: World) -> None:
+    prefix = await world.prefix(ALPHA)
+    (prefix.path / "cloche.manifest").unlink()
+    for plan in (world.folder / "node" / "store").glob("*/plan.json"):
+        plan.write_text("{")
+    assert not (await world.prefix(ALPHA)).reused
+    assert run(prefix.path / "bin" / "alpha").startswith("alpha says")
+
+
+@pytest.mark.parametrize("name", sorted(BAD_WHEELS))
+async def test_a_bad_wheel_is_refused_and_leaves_nothing(world: World, name: str) -> None:
+    code, data = BAD_WHEELS[name]
+    artefact = await world.artefact(Package("alpha", "1.0"), data)
+    lock = (await world.lock()).model_copy(update={"artefacts": (artefact,)})
+    with pytest.raises(Failed) as caught:
+        await world.node.prefix(lock_digest(lock), lock, world.blobs)
+    assert caught.value.code == code
+    assert caught.value.why
+    assert list((world.folder / "node" / "tmp").iterdir()) == []
+    assert not (world.folder / "evil").exists()
+
+
+async def test_a_wheel_under_another_packages_name_is_refused(world: World) -> None:
+    artefact = await world.artefact(replace(BETA, name="beta"))
+    lock = (await world.lock()).model_copy(update={"artefacts": (artefact.model_copy(update={"name": "alpha"}),)})
+    with pytest.raises(Failed) as caught:
+        await world.node.prefix(lock_digest(lock), lock, world.blobs)
+    assert caught.value.code == "invalid_wheel"
+
+
+async def test_links_and_pipes_among_the_outputs_are_not_followed(world: World) -> None:
+    path = await world.node.checkout("w1", Manifest(), world.blobs)
+    (path / "outputs").mkdir()
+    (path / "outputs/real.txt").write_text("real")
+    (path / "outputs/secret").symlink_to("/etc/passwd")
+    (path / "outputs/folder").symlink_to("/etc")
+    (path / "logs").symlink_to("/etc")
+    os.mkfifo(path / "outputs/pipe")
+    collected = await world.node.collect("w1", ["outputs", "logs"], world.blobs)
+    assert [entry.path for entry in collected.files] == ["outputs/real.txt"]
