@@ -1,0 +1,148 @@
+"""Tokens, principals, the table of actions, and the gate for failed attempts."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from cloche_shared.access import ACTIONS, AccessTable, FailureGate, Principal, Role, issue_key, split_token, verify
+from cloche_shared.adapters.system_random import SystemRandom
+from cloche_shared.contracts.facts import ApiKeyIssued, ApiKeyRevoked, ProjectCreated
+from cloche_shared.errors import ClocheError
+
+PEPPER = b"0123456789abcdef0123456789abcdef"
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+class HandClock:
+    def __init__(self) -> None:
+        self.at = 0.0
+
+    def now(self) -> datetime:
+        return NOON + timedelta(seconds=self.at)
+
+    def monotonic(self) -> float:
+        return self.at
+
+
+@pytest.fixture
+def clock() -> HandClock:
+    return HandClock()
+
+
+@pytest.fixture
+def table(clock: HandClock) -> AccessTable:
+    return AccessTable(PEPPER, clock)
+
+
+def issued(table: AccessTable, role: Role = "submitter", expires: str = "") -> str:
+    key = issue_key(SystemRandom(), PEPPER)
+    table.apply(ApiKeyIssued(key_id=key.key_id, digest=key.digest, role=role, projects=("default",), expires=expires))
+    return key.token
+
+
+def test_a_token_names_its_key_and_holds_160_random_bits() -> None:
+    key = issue_key(SystemRandom(), PEPPER)
+    parts = split_token(key.token)
+    assert parts is not None
+    assert parts[0] == key.key_id
+    assert len(parts[1]) * 6 >= 160
+    assert parts[1] not in key.digest
+    assert verify(parts[1], key.digest, PEPPER)
+    assert not verify(parts[1], key.digest, PEPPER[::-1])
+
+
+def test_an_issued_key_authenticates_and_a_revoked_one_does_not(table: AccessTable) -> None:
+    token = issued(table)
+    principal = table.authenticate(token)
+    assert principal is not None
+    assert principal.projects == ("default",)
+    assert table.remembers(token)
+    table.apply(ApiKeyRevoked(key_id=principal.subject.removeprefix("key:")))
+    assert not table.remembers(token)
+    assert table.authenticate(token) is None
+
+
+def test_a_revocation_that_comes_before_its_key_still_holds(table: AccessTable) -> None:
+    key = issue_key(SystemRandom(), PEPPER)
+    table.apply(ApiKeyRevoked(key_id=key.key_id))
+    table.apply(ApiKeyIssued(key_id=key.key_id, digest=key.digest, role="admin", projects=("default",)))
+    assert table.authenticate(key.token) is None
+
+
+def test_a_key_expires_also_when_it_is_remembered(table: AccessTable, clock: HandClock) -> None:
+    token = issued(table, expires=(NOON + timedelta(seconds=10)).isoformat())
+    assert table.authenticate(token) is not None
+    clock.at = 10
+    assert table.authenticate(token) is None
+
+
+@pytest.mark.parametrize("token", ["", "cloche", "cloche__", "cloche_ab_", "other_ab_cd", "cloche_ab_cd", "c" * 10_000])
+def test_what_is_no_token_of_ours_opens_nothing(table: AccessTable, token: str) -> None:
+    issued(table)
+    assert table.authenticate(token) is None
+
+
+def test_remembered_tokens_are_bounded(clock: HandClock) -> None:
+    table = AccessTable(PEPPER, clock, remembered=2)
+    tokens = [issued(table) for _ in range(3)]
+    assert all(table.authenticate(token) for token in tokens)
+    assert [table.remembers(token) for token in tokens] == [False, True, True]
+
+
+def test_facts_of_other_kinds_are_ignored(table: AccessTable) -> None:
+    token = issued(table)
+    table.authenticate(token)
+    table.apply(ProjectCreated.model_construct())
+    assert table.remembers(token)
+
+
+def test_an_empty_or_short_pepper_is_refused(clock: HandClock) -> None:
+    with pytest.raises(ClocheError) as caught:
+        AccessTable(b"short", clock)
+    assert caught.value.code == "pepper_missing"
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_each_action_is_open_from_its_least_role_up(action: str) -> None:
+    order: list[Role] = ["viewer", "submitter", "admin"]
+    allowed = [Principal("key:a", ("default",), role).may(action) for role in order]
+    least = order.index(ACTIONS[action])
+    assert allowed == [index >= least for index in range(3)]
+
+
+def test_an_action_that_is_not_listed_is_denied_to_everybody() -> None:
+    assert not Principal("key:a", ("*",), "admin").may("everything.destroy")
+
+
+def test_projects_are_compared_by_equality() -> None:
+    principal = Principal("key:a", ("team",), "admin")
+    assert principal.opens("team")
+    assert not principal.opens("team2")
+    assert not principal.opens("tea")
+    assert Principal("key:b", ("*",), "admin").opens("any")
+
+
+def test_the_gate_closes_after_too_many_failures_and_opens_again(clock: HandClock) -> None:
+    gate = FailureGate(clock.monotonic, limit=3, pause_s=5)
+    for _ in range(3):
+        assert gate.wait("a") == 0
+        gate.failed("a")
+    assert gate.wait("a") == 5
+    assert gate.wait("b") == 0
+    clock.at = 5.1
+    assert gate.wait("a") == 0
+
+
+def test_failures_far_apart_do_not_add_up(clock: HandClock) -> None:
+    gate = FailureGate(clock.monotonic, limit=2, window_s=60)
+    gate.failed("a")
+    clock.at = 61
+    gate.failed("a")
+    assert gate.wait("a") == 0
+
+
+def test_the_gate_remembers_a_bounded_number_of_addresses(clock: HandClock) -> None:
+    gate = FailureGate(clock.monotonic, limit=1, addresses=2)
+    for address in ("a", "b", "c"):
+        gate.failed(address)
+    assert [gate.wait(address) > 0 for address in ("a", "b", "c")] == [False, True, True]
