@@ -1,12 +1,14 @@
 """What every service offers to the composition that runs it."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from fastapi import APIRouter
 
 from cloche_shared.access import AccessTable
+from cloche_shared.http.front import Ahead
+from cloche_shared.http.health import Check
 from cloche_shared.lifecycle import Lifecycle
 from cloche_shared.ports.blobs import BlobStore
 from cloche_shared.ports.bus import Bus
@@ -37,16 +39,12 @@ class Platform:
     relays: bool = True
 
 
-Check = Callable[[], Awaitable[str | None]]
-"""Returns None when a part works, else a sentence that says what is wrong with it."""
-
-
 @dataclass(frozen=True, slots=True)
 class Surface:
-    """What a service shows to HTTP: its router, raw ASGI apps by path prefix, readiness checks by name."""
+    """What a service shows to HTTP: its router, raw ASGI apps that are asked first, checks by name."""
 
     router: APIRouter
-    ahead: Mapping[str, object] = field(default_factory=dict)
+    ahead: Sequence[Ahead] = ()
     checks: Mapping[str, Check] = field(default_factory=dict)
 
 

@@ -111,22 +111,25 @@ class Streams(Generic[S]):
         decide: Callable[[S], Decision],
         *,
         fingerprint: str = "",
+        check: Callable[[int], None] | None = None,
         new: bool = False,
     ) -> Changed[S]:
         """Decide and record; the facts are durable, and on their way, when it returns.
 
         `decide` may run several times and raises a `ClocheError` to refuse. A request that has acted
-        before is answered with its outcome. `new` promises that the stream has a fresh id, which
+        before is answered with its outcome. `check` gets the number of the document that is decided on and
+        may raise (`If-Match`). `new` promises that the stream has a fresh id, which
         spares a read. Raises `Conflict` (`idempotency_key_reused`) when the request's id was used with
         another fingerprint.
         """
+        ask = _checked(decide, check)
         async with self._lock(stream):
             present: Present[S] | Changed[S] | None = self._cache.get(stream)
             if present is None:
                 present = Present(self.kind.state(), 0) if new else await self._load(stream)
             try:
                 while isinstance(present, Present):
-                    present = await self._try(stream, origin, decide, fingerprint, present)
+                    present = await self._try(stream, origin, ask, fingerprint, present)
             except asyncio.CancelledError:
                 # the insert may have reached the store: what is cached is not known to be the head
                 self._cache.pop(stream, None)
@@ -134,7 +137,12 @@ class Streams(Generic[S]):
             return present
 
     async def _try(
-        self, stream: StreamId, origin: Origin, decide: Callable[[S], Decision], fingerprint: str, present: Present[S]
+        self,
+        stream: StreamId,
+        origin: Origin,
+        decide: Callable[[Present[S]], Decision],
+        fingerprint: str,
+        present: Present[S],
     ) -> Changed[S] | Present[S]:
         """Return what was done, or the newer present on which to decide again."""
         known = await self._known(stream, origin, present)
@@ -143,7 +151,7 @@ class Streams(Generic[S]):
             self._keep(stream, present)
             return Changed(stream, present.state, present.seq, outcome=known, replayed=True)
         try:
-            decision = decide(present.state)
+            decision = decide(present)
         except Exception:
             newer = await self._newer(stream, present)
             if newer is None:
@@ -268,3 +276,12 @@ class Streams(Generic[S]):
                 del self._locks[stream]
             else:
                 self._locks[stream] = (lock, users - 1)
+
+
+def _checked(decide: Callable[[S], Decision], check: Callable[[int], None] | None) -> Callable[[Present[S]], Decision]:
+    def ask(present: Present[S]) -> Decision:
+        if check is not None:
+            check(present.seq)
+        return decide(present.state)
+
+    return ask

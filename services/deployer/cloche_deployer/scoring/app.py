@@ -24,6 +24,7 @@ from cloche_runtime.scoring_frames import OWN_HEADERS, RUN_FAILED, TIMED
 from cloche_shared.errors import ClocheError, Invalid, NotFound, Throttled, Unauthenticated, Unavailable
 
 PREFIX = "/api/v1/services/"
+_DEPTH = PREFIX.count("/") + 1
 _METHODS = frozenset({"GET", "POST", "OPTIONS"})
 _ALLOW = (b"allow", b"GET, POST, OPTIONS")
 _ALLOW_GET = (b"allow", b"GET")
@@ -62,6 +63,10 @@ class ScoringApp:
         self._guard = guard
         self._alone = alone
         self._reads = Reads()
+
+    def takes(self, method: str, path: str) -> bool:  # noqa: ARG002  the signature of the front's hook
+        """Whether a request is for a scoring service, and not for the REST app."""
+        return path.startswith(PREFIX) and path.rpartition("/")[2] in _ACTIONS and path.count("/") == _DEPTH
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""

@@ -1,0 +1,242 @@
+"""REST of the deployer (prefix `/api/v1`)."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query
+from fastapi.params import Depends
+from pydantic import Field
+from starlette.responses import Response
+
+from cloche_deployer.domain import KEYS, ServiceState, must_exist
+from cloche_deployer.driver import Driver
+from cloche_deployer.handlers import Deployment, Handlers
+from cloche_deployer.keys import keys_of
+from cloche_deployer.views import LIVE, VIEW, KeysView, ServiceView, WorkersShown, view_of
+from cloche_shared.contracts.common import Digest, Name, Strict, Variables
+from cloche_shared.contracts.references import EnvironmentRef, InlineEnvironment, ModelRef, References
+from cloche_shared.contracts.runs import Resources
+from cloche_shared.contracts.services import ServiceSpec
+from cloche_shared.http.caller import Caller, may
+from cloche_shared.http.conditions import Matching, Once, Preferred, RequestKey, etag_of
+from cloche_shared.http.files import files_router
+from cloche_shared.http.paging import Page, Paging, page_bytes
+from cloche_shared.http.position_wait import views_caught_up
+from cloche_shared.http.replies import Reply, accepted, no_content
+from cloche_shared.http.routes import router
+from cloche_shared.http.sse import EventStream, ServerEvent
+from cloche_shared.journal.commit import StreamId
+from cloche_shared.ports.blobs import BlobStore
+from cloche_shared.ports.views import Views
+
+Reader = Annotated[Caller, may("services.read")]
+Writer = Annotated[Caller, may("services.write")]
+Remover = Annotated[Caller, may("services.delete")]
+KeyHolder = Annotated[Caller, may("services.keys")]
+ServiceName = Annotated[Name, Path(description="The service's name.")]
+_POLL = 0.05
+
+
+class ServiceUpdate(Strict):
+    """What a revision of a service is to be. No environment means the server's default one."""
+
+    entry_script: Annotated[str, Field(min_length=1, max_length=1024)]
+    snapshot: Digest
+    environment: EnvironmentRef | InlineEnvironment | None = None
+    models: tuple[ModelRef, ...] = Field(default=(), max_length=32)
+    workers: int = Field(default=1, ge=1, le=64)
+    variables: Variables = Field(default_factory=dict)
+    resources: Resources = Resources()
+    timeout_ms: int = Field(default=60_000, ge=1, le=3_600_000)
+    init_timeout: float = Field(default=300.0, gt=0, le=3600)
+    queue: int = Field(default=128, ge=1, le=100_000)
+    cors_origins: tuple[Annotated[str, Field(max_length=255)], ...] = Field(default=(), max_length=32)
+    tags: dict[str, str] = Field(default_factory=dict, max_length=64)
+    description: Annotated[str, Field(max_length=2000)] = ""
+
+    def spec(self) -> ServiceSpec:
+        """Return the revision's settings."""
+        fields = self.model_dump(exclude={"environment", "models", "name", "resources"})
+        return ServiceSpec(**fields, resources=self.resources)
+
+    def references(self) -> References:
+        """Return what it refers to."""
+        return References(environment=self.environment, models=self.models)
+
+
+class ServiceCreate(ServiceUpdate):
+    """A new service."""
+
+    name: Name
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the routes work with."""
+
+    handlers: Handlers
+    driver: Driver
+    views: Views
+    blobs: BlobStore
+    installation: str
+    pepper: bytes
+
+
+def service_router(parts: Parts) -> APIRouter:
+    """Return all routes of the deployer."""
+    seen = [views_caught_up(parts.installation, parts.views, {"service": VIEW})]
+    whole = APIRouter()
+    whole.include_router(files_router("services", parts.blobs, "deployer"))
+    routes = router("services", "/services")
+    _add_reading(routes, parts, seen)
+    _add_changing(routes, parts)
+    _add_keys(routes, parts)
+    _add_log(routes, parts)
+    whole.include_router(routes)
+    return whole
+
+
+def _live(parts: Parts, stream: StreamId, state: ServiceState) -> ServiceView:
+    """Return the view with what this node knows of the workers."""
+    shown = view_of(stream.id, state)
+    pool = parts.driver.active_pool(stream)
+    if pool is None:
+        return shown
+    changes: dict[str, object] = {"workers": WorkersShown(wanted=shown.workers.wanted, ready=pool.ready_workers)}
+    if pool.state == "unhealthy" and shown.status == "Healthy":
+        changes["status"] = "Unhealthy"
+    return shown.model_copy(update=changes)
+
+
+async def _existing(parts: Parts, caller: Caller, name: str) -> tuple[StreamId, ServiceState, int]:
+    stream = parts.handlers.streams.id(caller.project, name)
+    present = await parts.handlers.streams.get(stream)
+    must_exist(present.state)
+    return stream, present.state, present.seq
+
+
+async def _settled(parts: Parts, stream: StreamId, revision: int, seconds: float) -> tuple[ServiceState, int]:
+    """Wait, at most `seconds`, until a revision is up, has failed, or was overtaken."""
+    streams = parts.handlers.streams
+    loop = asyncio.get_running_loop()
+    end = loop.time() + seconds
+    while True:
+        present = await streams.get(stream)
+        candidate = present.state.candidate
+        if candidate is None or candidate.number != revision or loop.time() >= end:
+            return present.state, present.seq
+        await asyncio.sleep(_POLL)
+
+
+def _add_reading(routes: APIRouter, parts: Parts, seen: Sequence[Depends]) -> None:
+    @routes.get("", response_model=Page[ServiceView], summary="List services", dependencies=seen)
+    async def list_services(caller: Reader, paging: Paging) -> Response:
+        rows = await parts.views.page(VIEW, caller.project, facet=LIVE, after=paging.after, limit=paging.limit + 1)
+        return Reply(page_bytes(rows, paging.limit))
+
+    @routes.get("/{name}", response_model=ServiceView, summary="Show a service")
+    async def show_service(caller: Reader, name: ServiceName, preferred: Preferred) -> Response:
+        stream, state, seq = await _existing(parts, caller, name)
+        if preferred.wait_s and state.candidate is not None:
+            state, seq = await _settled(parts, stream, state.latest, preferred.wait_s)
+            must_exist(state)
+        return Reply(_live(parts, stream, state), etag=etag_of(seq))
+
+
+def _add_changing(routes: APIRouter, parts: Parts) -> None:
+    async def submit(
+        caller: Caller, name: str, body: ServiceUpdate, once: RequestKey, matching: Matching | None, wait: int | None
+    ) -> Response:
+        origin = caller.origin(request_id=once.request_id(caller.project))
+        changed = await parts.handlers.deploy(
+            caller.project,
+            Deployment(name, body.spec(), body.references()),
+            origin,
+            update=matching is not None,
+            fingerprint=once.fingerprint,
+            check=matching.check if matching is not None else None,
+        )
+        caller.wrote(changed.stream, changed.seq)
+        state, seq = changed.state, changed.seq
+        if wait and not changed.replayed:
+            state, seq = await _settled(parts, changed.stream, state.latest, wait)
+        return accepted(_live(parts, changed.stream, state), f"/api/v1/services/{name}", etag=etag_of(seq))
+
+    @routes.post("", status_code=202, response_model=ServiceView, summary="Deploy a new service")
+    async def deploy_service(caller: Writer, body: ServiceCreate, once: Once, preferred: Preferred) -> Response:
+        return await submit(caller, body.name, body, once, None, preferred.wait_s)
+
+    @routes.put("/{name}", status_code=202, response_model=ServiceView, summary="Update a service")
+    async def update_service(
+        caller: Writer, name: ServiceName, body: ServiceUpdate, once: Once, matching: Matching, preferred: Preferred
+    ) -> Response:
+        return await submit(caller, name, body, once, matching, preferred.wait_s)
+
+    @routes.delete("/{name}", status_code=204, summary="Delete a service")
+    async def delete_service(caller: Remover, name: ServiceName, once: Once, matching: Matching) -> Response:
+        origin = caller.origin(request_id=once.request_id(caller.project))
+        stream = parts.handlers.streams.id(caller.project, name)
+        changed = await parts.handlers.delete(stream, origin, once.fingerprint, matching.check)
+        caller.wrote(changed.stream, changed.seq)
+        return no_content()
+
+
+def _add_keys(routes: APIRouter, parts: Parts) -> None:
+    def keys(stream: StreamId, state: ServiceState) -> KeysView:
+        return KeysView(**keys_of(parts.pepper, stream.project, stream.id, state))
+
+    @routes.get("/{name}/keys", response_model=KeysView, summary="Show the keys of a service")
+    async def show_keys(caller: KeyHolder, name: ServiceName) -> Response:
+        stream, state, _ = await _existing(parts, caller, name)
+        return Reply(keys(stream, state))
+
+    @routes.post("/{name}/keys/{which}", response_model=KeysView, summary="Replace a key of a service")
+    async def replace_key(
+        caller: KeyHolder,
+        name: ServiceName,
+        which: Annotated[str, Path(description=f"{' or '.join(KEYS)}.", max_length=32)],
+        once: Once,
+    ) -> Response:
+        stream = parts.handlers.streams.id(caller.project, name)
+        origin = caller.origin(request_id=once.request_id(caller.project))
+        changed = await parts.handlers.rekey(stream, which, origin, once.fingerprint)
+        caller.wrote(changed.stream, changed.seq)
+        parts.driver.wake(stream)
+        return Reply(keys(stream, changed.state))
+
+
+def _add_log(routes: APIRouter, parts: Parts) -> None:
+    @routes.get(
+        "/{name}/log",
+        response_class=Response,
+        summary="Read the log of a service's workers",
+        responses={200: {"content": {"text/plain": {}, "text/event-stream": {}}}},
+    )
+    async def show_log(
+        caller: Reader,
+        name: ServiceName,
+        *,
+        follow: Annotated[bool, Query(description="Stream what comes.")] = False,
+    ) -> Response:
+        stream, _, _ = await _existing(parts, caller, name)
+        if follow:
+            return EventStream(_followed(parts.driver, stream))
+        text = parts.driver.kept_log(stream) + await _present_log(parts.driver, stream)
+        return Response(text, media_type="text/plain; charset=utf-8")
+
+
+async def _present_log(driver: Driver, stream: StreamId) -> bytes:
+    living = [serving.workers for serving in driver.serving(stream) if serving.workers is not None]
+    return b"".join([worker.log() + await worker.tail() for worker in living])
+
+
+async def _followed(driver: Driver, stream: StreamId) -> AsyncIterator[ServerEvent]:
+    kept = driver.kept_log(stream)
+    if kept:
+        yield ServerEvent(kept.decode(errors="replace"))
+    living = [serving.workers for serving in driver.serving(stream) if serving.workers is not None]
+    if living:
+        async for chunk in living[-1].follow():
+            yield ServerEvent(chunk.decode(errors="replace"))

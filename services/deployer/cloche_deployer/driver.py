@@ -1,0 +1,241 @@
+"""Drives the workers of this node towards what the services' states want.
+
+One tender per service: it looks at the state, starts pools for revisions that are wanted, gives the
+traffic to a revision whose pool is healthy, and drains what is not wanted any more. Everything it
+does can be done again after a crash at any point.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+
+import structlog
+
+from cloche_deployer.domain import Revision, ServiceState, decide_deployed, decide_failed, wanted
+from cloche_deployer.keys import keys_of
+from cloche_deployer.ports import RevisionWorkers, Stage
+from cloche_deployer.scoring.pool import PoolSettings, WorkerPool
+from cloche_deployer.scoring.ports import Connector
+from cloche_deployer.scoring.target import RoutingTable, ServiceTarget, TargetSettings, digest
+from cloche_deployer.settings import DeployerSettings
+from cloche_shared.contracts.references import Problem
+from cloche_shared.errors import ClocheError, Unavailable
+from cloche_shared.journal.commit import Actor, Origin, StreamId
+from cloche_shared.journal.streams import Streams
+
+_log = structlog.get_logger(__name__)
+_SELF = Actor("service:deployer")
+
+
+@dataclass(slots=True)
+class Serving:
+    """A revision's pool on this node, and the task that brings it up."""
+
+    revision: int
+    incarnation: int
+    workers: RevisionWorkers | None = None
+    pool: WorkerPool | None = None
+    task: asyncio.Task[None] | None = None
+
+
+@dataclass(slots=True)
+class _Tended:
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    servings: dict[tuple[int, int], Serving] = field(default_factory=dict)
+    target: ServiceTarget | None = None
+    task: asyncio.Task[None] | None = None
+    log: bytes = b""
+
+
+class Driver:
+    """All services of this node."""
+
+    def __init__(  # noqa: PLR0913 - the wiring names each of them
+        self,
+        streams: Streams[ServiceState],
+        stage: Stage,
+        connector: Connector,
+        routes: RoutingTable,
+        settings: DeployerSettings,
+        *,
+        pepper: bytes,
+        base_url: Callable[[], str],
+    ) -> None:
+        self._streams = streams
+        self._stage = stage
+        self._connector = connector
+        self._routes = routes
+        self._settings = settings
+        self._pepper = pepper
+        self._base_url = base_url
+        self._tended: dict[StreamId, _Tended] = {}
+        self._background: set[asyncio.Task[None]] = set()
+        self._closing = False
+
+    def wake(self, stream: StreamId) -> None:
+        """Look at a service again, soon."""
+        if self._closing:
+            return
+        tended = self._tended.get(stream)
+        if tended is None:
+            tended = self._tended[stream] = _Tended()
+            tended.task = asyncio.create_task(self._tend(stream, tended), name=f"tend-{stream}")
+        tended.wake.set()
+
+    async def begin(self, streams: list[StreamId]) -> None:
+        """Take up the services that were here before; what nobody wants any more is ended first."""
+        keep: set[tuple[StreamId, int, int]] = set()
+        for stream in streams:
+            state = (await self._streams.get(stream)).state
+            keep |= {(stream, state.incarnation, number) for number in wanted(state)}
+        await self._stage.sweep(keep)
+        for stream in streams:
+            self.wake(stream)
+
+    def serving(self, stream: StreamId) -> list[Serving]:
+        """Return what runs here for a service, newest revision last."""
+        tended = self._tended.get(stream)
+        return sorted(tended.servings.values(), key=lambda one: one.revision) if tended else []
+
+    def kept_log(self, stream: StreamId) -> bytes:
+        """Return what ended workers of a service wrote, as far as it is kept."""
+        tended = self._tended.get(stream)
+        return tended.log if tended else b""
+
+    def active_pool(self, stream: StreamId) -> WorkerPool | None:
+        """Return the pool that gets the requests now."""
+        tended = self._tended.get(stream)
+        return tended.target.pool if tended and tended.target else None
+
+    async def close(self) -> None:
+        """End every worker; the services come back at the next start."""
+        self._closing = True
+        tasks = [tended.task for tended in self._tended.values() if tended.task]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        servings = [one for tended in self._tended.values() for one in tended.servings.values()]
+        await asyncio.gather(*(self._end(one, drain=0.0) for one in servings), return_exceptions=True)
+        await asyncio.gather(*self._background, return_exceptions=True)
+
+    # --- one service
+
+    async def _tend(self, stream: StreamId, tended: _Tended) -> None:
+        while True:
+            tended.wake.clear()
+            try:
+                state = (await self._streams.get(stream)).state
+                self._route(stream, state, tended)
+                self._reconcile(stream, state, tended)
+            except ClocheError as error:
+                _log.warning("tend_failed", service=str(stream), error=str(error))
+                await asyncio.sleep(self._settings.retry_pause)
+                continue
+            await tended.wake.wait()
+
+    def _route(self, stream: StreamId, state: ServiceState, tended: _Tended) -> None:
+        if not state.exists:
+            if tended.target is not None:
+                self._routes.remove(stream.project, stream.id)
+                tended.target = None
+            return
+        digests = [digest(key) for key in keys_of(self._pepper, stream.project, stream.id, state).values()]
+        spec = state.revisions[state.active or state.latest].spec
+        settings = TargetSettings(self._settings.max_body, spec.cors_origins, version=str(state.active or state.latest))
+        if tended.target is None:
+            tended.target = ServiceTarget(stream.project, stream.id, digests, None, settings)
+            self._routes.put(tended.target)
+        tended.target.rekey(digests)
+        tended.target.settings = settings
+
+    def _reconcile(self, stream: StreamId, state: ServiceState, tended: _Tended) -> None:
+        numbers = {(state.incarnation, number) for number in wanted(state)}
+        for key, serving in list(tended.servings.items()):
+            if key not in numbers:
+                del tended.servings[key]
+                self._spawn(self._retire(tended, serving), f"retire-{stream}-{serving.revision}")
+        for key in numbers:
+            if key not in tended.servings:
+                serving = tended.servings[key] = Serving(key[1], key[0])
+                revision = state.revisions[key[1]]
+                serving.task = asyncio.create_task(
+                    self._bring_up(stream, tended, serving, revision), name=f"serve-{stream}-{revision.number}"
+                )
+
+    def _spawn(self, work: Coroutine[object, object, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def _bring_up(self, stream: StreamId, tended: _Tended, serving: Serving, revision: Revision) -> None:
+        """Start a revision's workers; then give it the traffic, or say why not."""
+        while True:
+            try:
+                pool = await self._start(stream, serving, revision)
+            except Unavailable as error:
+                _log.warning("workers_not_started", service=str(stream), revision=revision.number, error=str(error))
+                await self._end(serving, drain=0.0)
+                await asyncio.sleep(self._settings.retry_pause)
+            except ClocheError as error:
+                await self._keep_log(tended, serving)
+                await self._end(serving, drain=0.0)
+                await self._failed(stream, revision, error)
+                return
+            else:
+                break
+        origin = Origin(_SELF, correlation=f"{stream}#{revision.number}")
+        url = f"{self._base_url()}/api/v1/services/{stream.id}/score"
+        await self._streams.change(stream, origin, lambda state: decide_deployed(state, revision.number, url))
+        present = (await self._streams.get(stream)).state
+        if present.active == revision.number and tended.target is not None:
+            tended.target.switch(pool)
+        tended.wake.set()
+
+    async def _start(self, stream: StreamId, serving: Serving, revision: Revision) -> WorkerPool:
+        workers = serving.workers = await self._stage.prepare(stream, serving.incarnation, revision)
+        spec = revision.spec
+        timeout = spec.timeout_ms / 1000
+        settings = PoolSettings(
+            workers=spec.workers,
+            queue=spec.queue,
+            timeout=timeout,
+            wait=timeout,
+            init_timeout=spec.init_timeout,
+            grace=self._settings.grace,
+        )
+        pool = serving.pool = WorkerPool(workers, self._connector, settings)
+        await pool.start()
+        await pool.ready()
+        return pool
+
+    async def _failed(self, stream: StreamId, revision: Revision, error: ClocheError) -> None:
+        message = f"{error.what}\n{error.why}".strip()
+        problem = Problem(code=error.code, message=message, todo=error.todo, extra=dict(error.extra))
+        origin = Origin(_SELF, correlation=f"{stream}#{revision.number}")
+        await self._streams.change(stream, origin, lambda state: decide_failed(state, revision.number, problem))
+        self.wake(stream)
+
+    async def _retire(self, tended: _Tended, serving: Serving) -> None:
+        if serving.task is not None and not serving.task.done():
+            serving.task.cancel()
+            await asyncio.gather(serving.task, return_exceptions=True)
+        await self._end(serving, drain=self._settings.drain)
+        await self._keep_log(tended, serving)
+        if serving.workers is not None:
+            await serving.workers.clear()
+
+    async def _keep_log(self, tended: _Tended, serving: Serving) -> None:
+        if serving.workers is not None:
+            tended.log = (tended.log + serving.workers.log())[-self._settings.log_kept :]
+
+    async def _end(self, serving: Serving, *, drain: float) -> None:
+        if serving.task is not None and serving.task is not asyncio.current_task():
+            serving.task.cancel()
+        pool, serving.pool = serving.pool, None
+        if pool is None:
+            return
+        with contextlib.suppress(ClocheError):
+            if drain:
+                await pool.drain(drain)
+            await pool.stop()

@@ -1,0 +1,119 @@
+"""Builds the deployer from its ports and starts it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cloche_deployer.adapters.scoring_links import UnixConnector
+from cloche_deployer.api import Parts, service_router
+from cloche_deployer.consumers import answers_consumer, driver_consumer, living, views_consumer
+from cloche_deployer.driver import Driver
+from cloche_deployer.handlers import KIND, Handlers
+from cloche_deployer.ports import Stage
+from cloche_deployer.scoring.app import ScoringApp
+from cloche_deployer.scoring.ports import Connector
+from cloche_deployer.scoring.target import RoutingTable
+from cloche_deployer.settings import DeployerSettings
+from cloche_shared.access import AccessTable, FailureGate
+from cloche_shared.bus.relay import Relay
+from cloche_shared.journal.streams import Streams
+from cloche_shared.journal.writer import Writer
+from cloche_shared.lifecycle import Lifecycle
+from cloche_shared.service import Platform, Surface
+
+NAME = "deployer"
+SCORING_ACTION = "services.read"
+
+
+class TokenAccess:
+    """Platform tokens score in their projects like a service's own keys."""
+
+    def __init__(self, access: AccessTable) -> None:
+        self._access = access
+
+    async def projects(self, token: str) -> frozenset[str]:
+        principal = self._access.authenticate(token)
+        if principal is None or not principal.may(SCORING_ACTION):
+            return frozenset()
+        return frozenset(principal.projects)
+
+
+class KeyGuard:
+    """Slows down who guesses keys."""
+
+    def __init__(self, gate: FailureGate) -> None:
+        self._gate = gate
+
+    def retry_after(self, address: str) -> int:
+        wait = self._gate.wait(address)
+        return int(wait) + 1 if wait else 0
+
+    def failed(self, address: str) -> None:
+        self._gate.failed(address)
+
+
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """What the deployer needs beyond the platform.
+
+    `pepper` is the installation's secret; `base_url` tells where clients reach this installation.
+    """
+
+    stage: Stage
+    pepper: bytes
+    base_url: Callable[[], str]
+    connector: Connector | None = None
+    code_version: str = "0"
+
+
+class Deployer:
+    """The deployer service."""
+
+    def __init__(self, platform: Platform, settings: DeployerSettings, extras: Extras) -> None:
+        self._platform = platform
+        self._extras = extras
+        self._relay = Relay(platform.journal, platform.bus, f"/cloche/{NAME}") if platform.relays else None
+        offer = self._relay.offer if self._relay is not None else None
+        writer = Writer(platform.journal, platform.clock, platform.random, offer=offer)
+        self.streams = Streams(KIND, writer, exclusive=platform.exclusive)
+        self.handlers = Handlers(self.streams, writer, platform.blobs, settings.max_snapshot_bytes)
+        self.routes = RoutingTable()
+        self.driver = Driver(
+            self.streams,
+            extras.stage,
+            extras.connector or UnixConnector(),
+            self.routes,
+            settings,
+            pepper=extras.pepper,
+            base_url=extras.base_url,
+        )
+        parts = Parts(self.handlers, self.driver, platform.views, platform.blobs, platform.installation, extras.pepper)
+        gate = FailureGate(platform.clock.monotonic)
+        self.scoring = ScoringApp(
+            self.routes, platform.random.uuid7, access=TokenAccess(platform.access), guard=KeyGuard(gate)
+        )
+        self._surface = Surface(router=service_router(parts), ahead=(self.scoring,))
+
+    @property
+    def name(self) -> str:
+        return NAME
+
+    @property
+    def surface(self) -> Surface:
+        return self._surface
+
+    async def start(self, lifecycle: Lifecycle) -> None:
+        platform, version = self._platform, self._extras.code_version
+        if self._relay is not None:
+            lifecycle.spawn("deployer-relay", self._relay.run())
+        answers = answers_consumer(platform.bus, self.handlers, platform.random, version)
+        lists = views_consumer(platform.bus, self.streams, platform.views, platform.random, version)
+        wakes = driver_consumer(platform.bus, self.driver, platform.random, version)
+        await self.driver.begin(await living(platform.views))
+        for consumer in (answers, lists, wakes):
+            lifecycle.spawn(consumer.group, consumer.run())
+        lifecycle.at_end("scoring workers", self.driver.close, deadline_s=20.0)
+
+
+def build(platform: Platform, settings: DeployerSettings, extras: Extras) -> Deployer:
+    """Build the deployer; nothing runs before `start`."""
+    return Deployer(platform, settings, extras)
