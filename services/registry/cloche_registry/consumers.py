@@ -1,0 +1,124 @@
+"""What the registry listens to: who asks for references, its own facts, and how runs end."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import orjson
+
+from cloche_registry.handlers import Environments, Models, Resolver
+from cloche_registry.ports import FinishedRun
+from cloche_registry.rows import environment_rows, model_rows
+from cloche_shared.bus.dispatch import BatchConsumer, Consumer, Handler
+from cloche_shared.bus.projector import Projection, Projector
+from cloche_shared.contracts.envelope import Event
+from cloche_shared.contracts.fact import fact_type
+from cloche_shared.contracts.facts import (
+    TOPICS,
+    BuildSubmitted,
+    RunCanceled,
+    RunCompleted,
+    RunFailed,
+    RunSubmitted,
+    ServiceSubmitted,
+)
+from cloche_shared.errors import Conflict, NotFound
+from cloche_shared.journal.commit import StreamId
+from cloche_shared.ports.bus import Bus
+from cloche_shared.ports.platform import Random
+from cloche_shared.ports.views import Row, Views
+
+RUNS_SEEN: Final = "runs.seen"
+RUNS_ENDED: Final = "runs.ended"
+_TERMINAL: Final = frozenset(fact_type(fact) for fact in (RunCompleted, RunFailed, RunCanceled))
+_ASKING: Final = (RunSubmitted, ServiceSubmitted, BuildSubmitted)
+
+
+class RunViews:
+    """The registry's copy of runs: up to where each was seen, and what those that ended left behind.
+
+    Two rows for a run, so that a late fact never replaces the end.
+    """
+
+    def __init__(self, views: Views) -> None:
+        self._views = views
+
+    async def __call__(self, events: Sequence[Event]) -> None:
+        """Take a batch of the runner's facts into account."""
+        seen: dict[str, Event] = {}
+        ended: list[Row] = []
+        for event in events:
+            if not event.subject.startswith("run/"):
+                continue
+            if event.subject not in seen or seen[event.subject].sequence <= event.sequence:
+                seen[event.subject] = event
+            if event.type in _TERMINAL:
+                ended.append(_row(RUNS_ENDED, event, _end_of(event.data)))
+        if seen:
+            await self._views.upsert([*ended, *(_row(RUNS_SEEN, event, b"{}") for event in seen.values())])
+
+    async def finished(self, project: str, run_id: str) -> FinishedRun:
+        """Return a run that ended. Raises `NotFound` (`run_not_found`), `Conflict` (`run_not_finished`)."""
+        row = await self._views.get(RUNS_ENDED, project, run_id)
+        if row is not None:
+            return FinishedRun(**orjson.loads(row.body))
+        if await self._views.get(RUNS_SEEN, project, run_id) is None:
+            raise NotFound("run_not_found", f"There is no run {run_id!r}.", todo="Choose one from `cloche run list`.")
+        raise Conflict(
+            "run_not_finished",
+            f"The run {run_id} has not ended yet.",
+            why="Its outputs are kept when it ends.",
+            todo="Wait for it with `cloche run wait`, then register the model.",
+        )
+
+
+def _end_of(data: Mapping[str, object]) -> bytes:
+    environment = data.get("environment")
+    known = environment if isinstance(environment, dict) else {}
+    return orjson.dumps(
+        {
+            "outputs": data.get("outputs") or "",
+            "environment_name": known.get("name", ""),
+            "environment_version": known.get("version", ""),
+        }
+    )
+
+
+def _row(view: str, event: Event, body: bytes) -> Row:
+    stream = StreamId.parse(event.subject)
+    return Row(view, stream.project, stream.id, event.sequence, stream.id, body)
+
+
+class Listeners:
+    """The registry's consumers."""
+
+    def __init__(self, bus: Bus, random: Random, code_version: str) -> None:
+        self._bus = bus
+        self._random = random
+        self._code_version = code_version
+
+    def resolver(self, resolve: Resolver) -> Consumer:
+        """Return what answers those who ask for references."""
+        handlers: dict[str, Handler] = {fact_type(fact): resolve for fact in _ASKING}
+        topics = [TOPICS["run"], TOPICS["service"], TOPICS["buildrequest"]]
+        return Consumer(
+            self._bus, "registry.resolver", topics, handlers, random=self._random, code_version=self._code_version
+        )
+
+    def lists(self, projector: Projector) -> BatchConsumer:
+        """Return what keeps the lists."""
+        return self._batch("registry.lists", [TOPICS["environment"], TOPICS["model"]], projector)
+
+    def runs(self, runs: RunViews) -> BatchConsumer:
+        """Return what keeps the copy of runs."""
+        return self._batch("registry.runs", [TOPICS["run"]], runs)
+
+    def _batch(self, group: str, topics: list[str], handle: Projector | RunViews) -> BatchConsumer:
+        return BatchConsumer(self._bus, group, topics, handle, random=self._random, code_version=self._code_version)
+
+
+def list_projector(views: Views, environments: Environments, models: Models) -> Projector:
+    """Return the projector of the registry's lists."""
+    return Projector(
+        views,
+        [Projection(environments.streams, environment_rows), Projection(models.streams, model_rows)],
+    )

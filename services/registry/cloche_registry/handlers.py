@@ -1,0 +1,358 @@
+"""What the registry does for commands and events: load, decide, record, answer."""
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from cloche_registry.definitions import Recipe, candidate
+from cloche_registry.domain import environments, keys, models
+from cloche_registry.domain.environments import Environment, EnvironmentVersion
+from cloche_registry.domain.keys import Access
+from cloche_registry.domain.models import Model, ModelVersion
+from cloche_registry.ports import RunCopies
+from cloche_shared.access import AccessTable, digest_of, split_token
+from cloche_shared.contracts.definition import Definition
+from cloche_shared.contracts.envelope import Event
+from cloche_shared.contracts.fact import Fact, read_fact
+from cloche_shared.contracts.facts import (
+    ApiKeyIssued,
+    BuildSubmitted,
+    ReferencesRefused,
+    ReferencesResolved,
+    RunSubmitted,
+    ServiceSubmitted,
+)
+from cloche_shared.contracts.files import Manifest
+from cloche_shared.contracts.references import (
+    EnvironmentRef,
+    InlineEnvironment,
+    ModelRef,
+    Problem,
+    References,
+    ResolvedModel,
+)
+from cloche_shared.errors import ClocheError, Conflict, Internal, Invalid, NotFound
+from cloche_shared.journal.commit import Actor, Origin
+from cloche_shared.journal.streams import Changed, Decision, Kind, Streams
+from cloche_shared.journal.writer import Writer
+from cloche_shared.ports.blobs import BlobStore
+from cloche_shared.ports.views import Views
+from cloche_shared.store.hashing import manifest_bytes
+from cloche_shared.store.paths import check_manifest, check_path
+
+ENVIRONMENT: Final = Kind("environment", Environment, environments.evolve)
+MODEL: Final = Kind("model", Model, models.evolve)
+ACCESS: Final = Kind("access", Access, keys.evolve)
+
+OWNER: Final = "registry"
+NEAR_AMONG: Final = 1000
+"""How many names a name that is not found is compared with."""
+
+
+def is_temporary(error: ClocheError) -> bool:
+    """Whether the same request may succeed later, so that it must not be answered now."""
+    return not isinstance(error, Invalid | NotFound | Conflict)
+
+
+async def near_names(views: Views, view: str, project: str, name: str) -> tuple[str, ...]:
+    """Return up to three active names that look like `name`."""
+    rows = await views.page(view, project, facet="active", limit=NEAR_AMONG)
+    return tuple(difflib.get_close_matches(name, [row.key for row in rows], n=3, cutoff=0.6))
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """A version that a request registered, or found; `new` tells which."""
+
+    state: Environment
+    number: int
+    new: bool
+    seq: int
+
+
+class Environments:
+    """Commands on environments."""
+
+    def __init__(self, streams: Streams[Environment], writer: Writer, views: Views, recipe: Recipe) -> None:
+        self.streams = streams
+        self.views = views
+        self._writer = writer
+        self._recipe = recipe
+
+    def candidate(self, definition: Definition, created_by: str) -> EnvironmentVersion:
+        """Return the version that a definition would be. Raises `Invalid`."""
+        return candidate(definition, self._recipe, created_at=self._writer.now(), created_by=created_by)
+
+    async def register(
+        self, project: str, name: str, definition: Definition, origin: Origin, *, fingerprint: str = ""
+    ) -> Registered:
+        """Register a definition; one that equals the latest version is that version."""
+        version = self.candidate(definition, origin.actor.subject)
+        changed = await self.streams.change(
+            self.streams.id(project, name),
+            origin,
+            lambda state: environments.decide_register(state, name, version),
+            fingerprint=fingerprint,
+        )
+        said = changed.outcome.json if changed.outcome is not None else None
+        if said is None:
+            return Registered(changed.state, len(changed.state.versions), bool(changed.facts), changed.seq)
+        return Registered(changed.state, int(str(said["version"])), bool(said["registered"]), changed.seq)
+
+    async def change(
+        self, project: str, name: str, origin: Origin, decide: Callable[[Environment], Decision], fingerprint: str = ""
+    ) -> Changed[Environment]:
+        """Apply one of the other decisions."""
+        try:
+            return await self.streams.change(self.streams.id(project, name), origin, decide, fingerprint=fingerprint)
+        except NotFound as error:
+            raise await self._with_near(error, project, name) from None
+
+    async def find(self, project: str, name: str) -> Environment:
+        """Return an environment. Raises `NotFound` (`environment_not_found`, `environment_deleted`)."""
+        present = await self.streams.get(self.streams.id(project, name))
+        try:
+            return environments.existing(name, present.state)
+        except NotFound as error:
+            raise await self._with_near(error, project, name) from None
+
+    async def _with_near(self, error: NotFound, project: str, name: str) -> NotFound:
+        if error.code != "environment_not_found":
+            return error
+        return environments.not_found(name, await near_names(self.views, "environments", project, name))
+
+
+@dataclass(frozen=True, slots=True)
+class ModelDraft:
+    """What a caller says of a new model version besides its files."""
+
+    name: str
+    description: str
+    tags: dict[str, str]
+
+
+class Models:
+    """Commands on models."""
+
+    def __init__(
+        self, streams: Streams[Model], writer: Writer, views: Views, store: BlobStore, runs: RunCopies, max_bytes: int
+    ) -> None:
+        self.streams = streams
+        self.views = views
+        self._writer = writer
+        self._store = store
+        self._runs = runs
+        self._max_bytes = max_bytes
+
+    async def register_files(
+        self, project: str, draft: ModelDraft, manifest: str, origin: Origin, fingerprint: str = ""
+    ) -> Changed[Model]:
+        """Register files that were sent to `/files/models`. Raises `Invalid` (`files_missing`)."""
+        tree = await self.manifest(project, manifest)
+        models.refuse_empty(tree)
+        check_manifest(tree, max_bytes=self._max_bytes)
+        missing = await self._store.space(OWNER, project).missing(sorted({entry.digest for entry in tree.files}))
+        if missing:
+            raise models.files_missing(missing)
+        return await self._record(project, draft, self._version(draft, manifest, tree, origin), origin, fingerprint)
+
+    async def register_from_run(
+        self, project: str, draft: ModelDraft, run_id: str, path: str, origin: Origin, fingerprint: str = ""
+    ) -> Changed[Model]:
+        """Register a file or folder of a finished run's outputs; its bytes are copied here first."""
+        path = check_path(path.rstrip("/") or path, pointer="/from_run/path")
+        run = await self._runs.finished(project, run_id)
+        outputs = await self._outputs(project, run.outputs)
+        tree = models.select(outputs, path, f"The run {run_id}")
+        check_manifest(tree, max_bytes=self._max_bytes)
+        manifest = await self._copy(project, tree)
+        version = self._version(draft, manifest, tree, origin).model_copy(
+            update={
+                "run_id": run_id,
+                "environment_name": run.environment_name,
+                "environment_version": run.environment_version,
+            }
+        )
+        return await self._record(project, draft, version, origin, fingerprint)
+
+    async def manifest(self, project: str, digest: str) -> Manifest:
+        """Return a tree that is kept here. Raises `Invalid` (`files_missing`, `invalid_manifest`)."""
+        try:
+            raw = await self._store.space(OWNER, project).read_bytes(digest)
+        except NotFound:
+            raise models.files_missing([digest]) from None
+        return read_manifest(raw)
+
+    async def find(self, project: str, name: str) -> Model:
+        """Return a model. Raises `NotFound` (`model_not_found`, `model_deleted`)."""
+        present = await self.streams.get(self.streams.id(project, name))
+        try:
+            return models.existing(name, present.state)
+        except NotFound as error:
+            raise await self._with_near(error, project, name) from None
+
+    async def change(
+        self, project: str, name: str, origin: Origin, decide: Callable[[Model], Decision], fingerprint: str = ""
+    ) -> Changed[Model]:
+        """Apply one of the other decisions."""
+        try:
+            return await self.streams.change(self.streams.id(project, name), origin, decide, fingerprint=fingerprint)
+        except NotFound as error:
+            raise await self._with_near(error, project, name) from None
+
+    async def resolve(self, project: str, ref: ModelRef) -> ResolvedModel:
+        """Return what a reference means."""
+        return models.resolve(await self.find(project, ref.name), ref)
+
+    async def _with_near(self, error: NotFound, project: str, name: str) -> NotFound:
+        if error.code != "model_not_found":
+            return error
+        return models.not_found(name, await near_names(self.views, "models", project, name))
+
+    def _version(self, draft: ModelDraft, manifest: str, tree: Manifest, origin: Origin) -> ModelVersion:
+        return ModelVersion(
+            manifest=manifest,
+            size=sum(entry.size for entry in tree.files),
+            tags=draft.tags,
+            description=draft.description,
+            created_at=self._writer.now(),
+            created_by=origin.actor.subject,
+        )
+
+    async def _record(
+        self, project: str, draft: ModelDraft, version: ModelVersion, origin: Origin, fingerprint: str
+    ) -> Changed[Model]:
+        return await self.streams.change(
+            self.streams.id(project, draft.name),
+            origin,
+            lambda state: models.decide_register(state, draft.name, version),
+            fingerprint=fingerprint,
+        )
+
+    async def _outputs(self, project: str, digest: str) -> Manifest:
+        if not digest:
+            return Manifest()
+        raw = await self._store.space("runner", project).read_bytes(digest)
+        return read_manifest(raw)
+
+    async def _copy(self, project: str, tree: Manifest) -> str:
+        """Copy the tree's files from the runner's blobs, then its manifest, whose digest is returned."""
+        source, target = self._store.space("runner", project), self._store.space(OWNER, project)
+        digests = sorted({entry.digest for entry in tree.files})
+        for digest in await target.missing(digests):
+            file = await source.file(digest)
+            if file is not None:
+                await target.put_file(file, digest=digest)
+            else:
+                await target.put(source.read(digest), digest=digest)
+        return (await target.put_bytes(manifest_bytes(tree))).digest
+
+
+def read_manifest(raw: bytes) -> Manifest:
+    """Return a manifest from its JSON. Raises `Invalid` (`invalid_manifest`)."""
+    try:
+        return Manifest.model_validate_json(raw)
+    except ValueError:
+        raise Invalid(
+            "invalid_manifest", "The blob is not a manifest.", todo="Send the JSON of a manifest, then name its digest."
+        ) from None
+
+
+class Resolver:
+    """Answers whoever submitted references: exactly one `ReferencesResolved` or `ReferencesRefused`."""
+
+    def __init__(
+        self, environments_: Environments, models_: Models, writer: Writer, default: InlineEnvironment
+    ) -> None:
+        self._environments = environments_
+        self._models = models_
+        self._writer = writer
+        self._default = default
+
+    async def __call__(self, event: Event) -> None:
+        """Handle an event that carries references."""
+        references = references_of(event)
+        origin = Origin.of_event(event, OWNER, asks=True)
+        try:
+            await self._answer(event.project, references, origin)
+        except ClocheError as error:
+            if is_temporary(error):
+                raise
+            await self._writer.reply(event.project, origin, ReferencesRefused(problem=problem_of(error)))
+
+    async def _answer(self, project: str, references: References, origin: Origin) -> None:
+        resolved = tuple([await self._models.resolve(project, ref) for ref in references.models])
+        wanted = references.environment or self._default
+        if isinstance(wanted, InlineEnvironment):
+            await self._register(project, wanted, resolved, origin)
+        else:
+            await self._refer(project, wanted, resolved, origin)
+
+    async def _register(
+        self, project: str, inline: InlineEnvironment, resolved: tuple[ResolvedModel, ...], origin: Origin
+    ) -> None:
+        version = self._environments.candidate(inline.definition, origin.actor.subject)
+
+        def decide(state: Environment) -> Decision:
+            facts, found = environments.decide_inline(state, inline.name, version)
+            return Decision(facts, ReferencesResolved(environment=found, models=resolved))
+
+        await self._environments.change(project, inline.name, origin, decide)
+
+    async def _refer(
+        self, project: str, ref: EnvironmentRef, resolved: tuple[ResolvedModel, ...], origin: Origin
+    ) -> None:
+        def decide(state: Environment) -> Decision:
+            found = environments.resolve(state, ref)
+            return Decision(answer=ReferencesResolved(environment=found, models=resolved))
+
+        await self._environments.change(project, ref.name, origin, decide)
+
+
+def references_of(event: Event) -> References:
+    """Return the references that an event carries. Raises `Invalid` (`malformed_event`)."""
+    fact: Fact | None = read_fact(event.type, event.data)
+    if not isinstance(fact, RunSubmitted | ServiceSubmitted | BuildSubmitted):
+        raise Invalid("malformed_event", f"{event.type} carries no references.")
+    return fact.references
+
+
+def problem_of(error: ClocheError) -> Problem:
+    """Return an error as an answer carries it."""
+    violations = [{"pointer": v.pointer, "code": v.code, "detail": v.detail} for v in error.violations]
+    message = " ".join(part for part in (error.what, error.why) if part)
+    extra = {**error.extra, **({"errors": violations} if violations else {})}
+    return Problem(code=error.code, message=message, todo=error.todo, extra=extra)
+
+
+class Keys:
+    """Commands on API keys."""
+
+    def __init__(self, streams: Streams[Access], access: AccessTable, pepper: bytes) -> None:
+        self.streams = streams
+        self._access = access
+        self._pepper = pepper
+
+    async def ensure_bootstrap_key(self, token: str, *, project: str = "default") -> None:
+        """Make a token that exists already open everything; doing it again changes nothing.
+
+        Raises `Internal` (`malformed_token`) for a text that is no token, `Conflict` (`key_id_taken`).
+        """
+        parts = split_token(token)
+        if parts is None:
+            raise Internal("malformed_token", "The bootstrap token has not the form of one.")
+        key = ApiKeyIssued(key_id=parts[0], digest=digest_of(parts[1], self._pepper), role="admin", projects=("*",))
+        origin = Origin(Actor("service:registry"), correlation=f"bootstrap-{parts[0]}")
+        changed = await self.streams.change(
+            self.streams.id(project, "keys"), origin, lambda state: keys.decide_key(state, key)
+        )
+        for known in changed.state.keys.values():
+            if known.key_id not in changed.state.revoked:
+                self._access.apply(known)
+
+
+def outcome_version(changed: Changed[Model]) -> int:
+    """Return the version that a registration made, also when it is answered again."""
+    said = changed.outcome.json if changed.outcome is not None else None
+    return int(str(said["version"])) if said is not None else len(changed.state.versions)

@@ -1,0 +1,136 @@
+"""Puts the registry together: the one place that knows what it is made of."""
+
+import asyncio
+import contextlib
+import platform as machine
+import sys
+
+from fastapi import APIRouter
+
+from cloche_registry.api import environment_routes, model_routes
+from cloche_registry.consumers import RUNS_SEEN, Listeners, RunViews, list_projector
+from cloche_registry.definitions import Recipe
+from cloche_registry.handlers import ACCESS, ENVIRONMENT, MODEL, OWNER, Environments, Keys, Models, Resolver
+from cloche_registry.settings import RegistrySettings
+from cloche_shared.bus.access_feed import feed_access
+from cloche_shared.bus.dispatch import TRANSIENT, BatchConsumer, Consumer
+from cloche_shared.bus.projector import Projector
+from cloche_shared.bus.relay import Relay
+from cloche_shared.contracts.references import InlineEnvironment
+from cloche_shared.http.events import events_router
+from cloche_shared.http.files import files_router
+from cloche_shared.journal.commit import StreamId
+from cloche_shared.journal.streams import Streams
+from cloche_shared.journal.writer import Writer
+from cloche_shared.lifecycle import Lifecycle
+from cloche_shared.service import Platform, Surface
+
+CODE_VERSION = "0.1.0"
+
+
+def recipe_of(settings: RegistrySettings) -> Recipe:
+    """Return what hashes hold besides the definition; what the settings leave open is taken from this machine."""
+    here = f"{sys.platform}-{machine.machine()}"
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    return Recipe(settings.platform or here, settings.default_python or version)
+
+
+class Registry:
+    """The registry."""
+
+    def __init__(self, platform: Platform, settings: RegistrySettings, pepper: bytes) -> None:
+        self._platform = platform
+        self._settings = settings
+        self._relay = (
+            Relay(platform.journal, platform.bus, "/cloche/registry", answered=self._answered)
+            if platform.relays
+            else None
+        )
+        offer = self._relay.offer if self._relay is not None else None
+        self._writer = Writer(platform.journal, platform.clock, platform.random, offer=offer)
+        self.environments = Environments(
+            Streams(ENVIRONMENT, self._writer, exclusive=platform.exclusive),
+            self._writer,
+            platform.views,
+            recipe_of(settings),
+        )
+        self._runs = RunViews(platform.views)
+        self.models = Models(
+            Streams(MODEL, self._writer, exclusive=platform.exclusive),
+            self._writer,
+            platform.views,
+            platform.blobs,
+            self._runs,
+            settings.max_model_bytes,
+        )
+        access = Streams(ACCESS, self._writer, exclusive=platform.exclusive)
+        self.keys = Keys(access, platform.access, pepper)
+        self._projector = list_projector(platform.views, self.environments, self.models)
+        self._surface = Surface(self._router())
+
+    @property
+    def name(self) -> str:
+        """`registry`."""
+        return OWNER
+
+    @property
+    def surface(self) -> Surface:
+        """What it shows to HTTP."""
+        return self._surface
+
+    async def ensure_bootstrap_key(self, token: str) -> None:
+        """Make the token of the first start open everything; harmless when it does already."""
+        await self.keys.ensure_bootstrap_key(token)
+
+    async def start(self, lifecycle: Lifecycle) -> None:
+        """Start relay, consumers and the sweep of the lists."""
+        platform = self._platform
+        if self._relay is not None:
+            lifecycle.spawn("registry.relay", self._relay.run())
+        listeners = Listeners(platform.bus, platform.random, CODE_VERSION)
+        resolver = Resolver(self.environments, self.models, self._writer, self._default())
+        consumers = (listeners.resolver(resolver), listeners.lists(self._projector), listeners.runs(self._runs))
+        for consumer in consumers:
+            _run(lifecycle, consumer)
+        lifecycle.spawn("registry.access", feed_access(platform.bus, platform.access))
+        if self._settings.sweep_every_s:
+            lifecycle.spawn("registry.sweep", self._sweep(self._projector))
+
+    def _default(self) -> InlineEnvironment:
+        settings = self._settings
+        return InlineEnvironment(name=settings.default_environment, definition=settings.default_definition)
+
+    def _answered(self, stream: StreamId, request_id: str) -> None:
+        for streams in (self.environments.streams, self.models.streams, self.keys.streams):
+            if streams.kind.name == stream.kind:
+                streams.forget_asked(stream, request_id)
+
+    async def _sweep(self, projector: Projector) -> None:
+        while True:
+            await asyncio.sleep(self._settings.sweep_every_s)
+            # the next pass makes up for one that the store cut short
+            with contextlib.suppress(*TRANSIENT):
+                await projector.sweep(self._platform.journal)
+
+    def _router(self) -> APIRouter:
+        platform = self._platform
+        whole = APIRouter()
+        whole.include_router(environment_routes(self.environments, platform.installation))
+        whole.include_router(model_routes(self.models, platform.blobs, platform.installation, RUNS_SEEN))
+        limit = self._settings.max_file_bytes
+        whole.include_router(files_router("models", platform.blobs, OWNER, max_file_bytes=limit))
+        whole.include_router(events_router(platform.bus))
+        return whole
+
+
+def _run(lifecycle: Lifecycle, consumer: Consumer | BatchConsumer) -> None:
+    async def stop() -> None:
+        consumer.stop()
+
+    lifecycle.spawn(consumer.group, consumer.run())
+    lifecycle.at_end(f"stop {consumer.group}", stop)
+
+
+def build(platform: Platform, settings: RegistrySettings, pepper: bytes) -> Registry:
+    """Return the registry; `pepper` is the installation's secret for the digests of keys."""
+    return Registry(platform, settings, pepper)
