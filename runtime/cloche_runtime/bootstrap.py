@@ -43,6 +43,7 @@ def _prepare(arguments: list) -> str:  # type: ignore[type-arg]
     script = str(arguments[0])
     sys.argv[:] = arguments
     sys.path[0] = os.path.dirname(os.path.abspath(script))
+    sys.path.append(_SHIMS)  # processes that `multiprocessing` spawns inherit the path, not the finder
     sys.meta_path.append(_LastResort)  # type: ignore[arg-type]
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
