@@ -91,7 +91,7 @@ class ScoringApp:
         try:
             exchange.ids = request_ids(fields, b"" if b"x-request-id" in fields else self._new_id().encode())
             if b"content-length" in fields and b"transfer-encoding" in fields:
-                raise Invalid("malformed_request", "Content-Length and Transfer-Encoding exclude each other.")
+                raise Invalid("bad_request", "Content-Length and Transfer-Encoding exclude each other.")
             if self._is_preflight(exchange) and await self._preflight(exchange, name):
                 return
             if action == "health" and self._alone == name and exchange.scope["path"] == "/":

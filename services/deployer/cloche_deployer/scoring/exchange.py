@@ -14,18 +14,10 @@ from cloche_deployer.scoring.http import (
     RequestIds,
     allowed_origin,
     message_body,
-    problem_body,
+    problem,
 )
-from cloche_shared.errors import (
-    ClocheError,
-    Forbidden,
-    Invalid,
-    NotFound,
-    Throttled,
-    TooLarge,
-    Unauthenticated,
-    Unavailable,
-)
+from cloche_shared.errors import ClocheError, Invalid, TooLarge
+from cloche_shared.http.problems import retry_after
 
 # The types of the ASGI interface, as its specification gives them.
 Message = MutableMapping[str, Any]
@@ -39,15 +31,6 @@ _IDLE = 30.0
 _DISCARD = 8 * 1024 * 1024
 _DISCARD_SECONDS = 2.0
 _TICK = 5.0
-_STATUSES: tuple[tuple[type[ClocheError], int], ...] = (
-    (TooLarge, 413),
-    (Unauthenticated, 401),
-    (Forbidden, 403),
-    (NotFound, 404),
-    (Throttled, 429),
-    (Unavailable, 503),
-    (Invalid, 400),
-)
 
 
 class BodyTimeout(Invalid):
@@ -78,7 +61,7 @@ class Reads:
             if task not in self._expired:
                 raise
             task.uncancel()
-            raise BodyTimeout("request_timeout", f"No byte of the body arrived for {self._idle:g} seconds.") from None
+            raise BodyTimeout("slow_body", f"No byte of the body arrived for {self._idle:g} seconds.") from None
         finally:
             del self._since[task]
             self._expired.discard(task)
@@ -171,19 +154,17 @@ class Exchange:
 
     async def problem(self, error: ClocheError, *pairs: tuple[bytes, bytes], status: int = 0) -> None:
         """Answer with an error of ours."""
-        if not status:
-            status = next((code for kind, code in _STATUSES if isinstance(error, kind)), 500)
-        status = 408 if isinstance(error, BodyTimeout) else status
         extra = list(pairs)
         if isinstance(error, TooLarge):
             await self.discard()
+        status, body = problem(error, self.ids, self.scope["path"], status)
         if status in {400, 401, 408, 413}:
             extra.append((b"connection", b"close"))
         if status == 401:  # noqa: PLR2004  Unauthorized
             extra.append((b"www-authenticate", b"Bearer"))
         if status in {429, 503}:
-            extra.append((b"retry-after", str(error.extra.get("retry_after", 1)).encode()))
-        await self.answer(status, problem_body(status, error, self.scope["path"]), [PROBLEM, *extra])
+            extra.append((b"retry-after", str(retry_after(error) or 1).encode()))
+        await self.answer(status, body, [PROBLEM, *extra])
 
 
 def _too_large(limit: int) -> TooLarge:

@@ -3,8 +3,10 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 
 from cloche_shared.errors import ClocheError
+from cloche_shared.http.problems import problem_of
 
 Pairs = list[tuple[bytes, bytes]]
 
@@ -91,18 +93,14 @@ def message_body(text: str) -> bytes:
     return json.dumps({"message": text}).encode()
 
 
-def problem_body(status: int, error: ClocheError, instance: str) -> bytes:
-    """Return an RFC 9457 problem document."""
-    document = {
-        "type": f"urn:cloche:error:{error.code}",
-        "title": error.what,
-        "status": status,
-        "detail": str(error),
-        "instance": instance,
-        "code": error.code,
-        "errors": [],
-    }
-    return json.dumps(document).encode()
+def problem(error: ClocheError, ids: RequestIds | None, instance: str, status: int) -> tuple[int, bytes]:
+    """Return status and body of a problem; `status` (unless 0) is more exact than the error's kind."""
+    request_id = ids.request.decode("latin-1") if ids is not None else ""
+    document = problem_of(error, request_id=request_id, instance=instance)
+    if status:
+        document |= {"status": status, "title": HTTPStatus(status).phrase}
+    found = document["status"]
+    return found if isinstance(found, int) else 500, json.dumps(document, default=str).encode()
 
 
 def bearer(fields: Mapping[bytes, bytes]) -> str:
