@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cloche_shared.adapters.memory_bus import MemoryBroker, MemoryBus
+from cloche_shared.adapters.memory_faults import NoFaults
 from cloche_shared.adapters.sqlite import SqliteFile
 from cloche_shared.contracts.facts import EnvironmentArchived, EnvironmentRestored
 from cloche_shared.errors import NotFound
@@ -297,3 +298,49 @@ async def test_members_of_a_group_share_the_partitions_and_take_over_when_one_le
             assert len(mine) + len(theirs) == 20
             await one.commit({item.source: item.offset + 1 for item in mine})
         assert set(ids(await take(one, len(theirs)))) == set(ids(theirs))
+
+
+async def test_a_member_that_dies_without_a_word_is_replaced_from_the_committed_offsets() -> None:
+    broker = MemoryBroker()
+    dying, living = MemoryBus(broker), MemoryBus(broker)
+    async with dying.subscribe("g", [RUNS]) as lost, living.subscribe("g", [RUNS]) as kept:
+        for number in range(20):
+            await living.publish(events_of(document(f"n{number}", 1), "/cloche/runner"))
+        unhandled, handled = await lost.fetch(), await kept.fetch()
+        dying.vanish()
+        assert set(ids(await take(kept, len(unhandled)))) == set(ids(unhandled))
+        await lost.commit({item.source: item.offset + 1 for item in unhandled})
+        assert await nothing_comes(lost)
+    assert len(handled) + len(unhandled) == 20
+    assert broker.offsets == {}
+
+
+class Twice(NoFaults):
+    """Delivers each event again after 10 ms, and the first of all late."""
+
+    def __init__(self) -> None:
+        self.late = [0.005]
+
+    def copies(self, event_id: str) -> list[float]:
+        return [self.late.pop() if self.late else 0.0, 0.01]
+
+
+async def test_duplicates_and_delays_keep_the_order_of_first_deliveries() -> None:
+    bus = MemoryBus(faults=Twice())
+    async with bus.subscribe("g", [RUNS]) as subscription:
+        for seq in (1, 2, 3):
+            await bus.publish(events_of(document("a", seq), "/cloche/runner"))
+        found = [item.event.sequence for item in await take(subscription, 6) if item.event]
+    assert list(dict.fromkeys(found)) == [1, 2, 3]
+    assert sorted(found) == [1, 1, 2, 2, 3, 3]
+
+
+async def test_a_letter_that_is_sent_again_comes_to_the_groups_of_its_topic() -> None:
+    bus = MemoryBus()
+    await bus.publish(events_of(document("a", 1), "/cloche/runner"))
+    async with bus.subscribe("g", [RUNS]) as subscription:
+        (poison,) = await take(subscription, 1)
+        await bus.bury(DeadLetter("g", poison, "Invalid: no", 1, "1.0"))
+        await bus.resend(bus.broker.dead[0])
+        assert ids(await take(subscription, 1)) == ids([poison])
+    assert bus.broker.dead == []

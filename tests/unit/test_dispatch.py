@@ -177,6 +177,25 @@ async def test_a_bug_is_tried_three_times_and_then_buried() -> None:
 
 
 @pytest.mark.looptime
+async def test_a_handler_that_waits_for_something_cancelled_does_not_take_the_consumer_with_it() -> None:
+    bus = MemoryBus()
+    handler = Trouble({})
+
+    async def wait_for_cancelled(what: Event) -> None:
+        if what.key == "bad":
+            task = asyncio.create_task(asyncio.sleep(1))
+            task.cancel()
+            await task
+        await handler(what)
+
+    async with consuming(bus, {KNOWN: wait_for_cancelled}, concurrency=1):
+        await bus.publish([event("bad"), event("good")])
+        await asyncio.sleep(30)
+    assert handler.seen == [event("good").id]
+    assert [letter.attempts for letter in bus.broker.dead] == [3]
+
+
+@pytest.mark.looptime
 async def test_bytes_that_are_no_event_are_buried_with_the_reason() -> None:
     bus = MemoryBus()
     async with consuming(bus, {}):

@@ -56,6 +56,21 @@ class MemoryBroker:
         for subscription in self.followers:
             subscription.wake()
 
+    def join(self, group: str, member: "MemorySubscription") -> None:
+        """Take a member into a group."""
+        self.members[group].append(member)
+        self.followers.append(member)
+        self.share(group)
+
+    def leave(self, group: str, member: "MemorySubscription") -> None:
+        """Let a member go, if it is still there; the others take over what it had."""
+        if member in self.followers:
+            self.followers.remove(member)
+            member.assign({})
+        if member in self.members[group]:
+            self.members[group].remove(member)
+            self.share(group)
+
     def share(self, group: str) -> None:
         """Deal the partitions of a group's topics to its members, who start at the committed offsets."""
         members = self.members[group]
@@ -70,6 +85,7 @@ class MemoryBus:
 
     def __init__(self, broker: MemoryBroker | None = None, *, delay: float = 0.0, faults: Faults = NO_FAULTS) -> None:
         self.broker = broker or MemoryBroker()
+        self._mine: list[tuple[str, MemorySubscription]] = []
         self._delay = delay
         self._faults = faults
 
@@ -92,16 +108,12 @@ class MemoryBus:
     @asynccontextmanager
     async def subscribe(self, group: str, topics: Sequence[str]) -> AsyncIterator[Subscription]:
         subscription = MemorySubscription(self.broker, group, topics)
-        members = self.broker.members[group]
-        members.append(subscription)
-        self.broker.followers.append(subscription)
-        self.broker.share(group)
+        self.broker.join(group, subscription)
+        self._mine.append((group, subscription))
         try:
             yield subscription
         finally:
-            members.remove(subscription)
-            self.broker.followers.remove(subscription)
-            self.broker.share(group)
+            self.broker.leave(group, subscription)
 
     @asynccontextmanager
     async def tail(self, topics: Sequence[str], *, from_start: bool = False) -> AsyncIterator[Subscription]:
@@ -112,12 +124,25 @@ class MemoryBus:
         try:
             yield subscription
         finally:
-            self.broker.followers.remove(subscription)
+            self.broker.leave("", subscription)
+
+    def vanish(self) -> None:
+        """Give up every membership, as a broker decides when a process died without a word."""
+        for group, subscription in self._mine:
+            self.broker.leave(group, subscription)
+        self._mine.clear()
 
     async def bury(self, letter: DeadLetter) -> None:
         await self._faults.before("bury")
         self.broker.dead.append(letter)
         await self._faults.after("bury")
+
+    async def resend(self, letter: DeadLetter) -> None:
+        """Put a buried event at the end of its topic again, for all groups; those that had it see it twice."""
+        self.broker.dead.remove(letter)
+        event = letter.delivery.event
+        if event is not None:
+            self._add(event, 0.0)
 
     def _add(self, event: Event, latency: float) -> None:
         at = asyncio.get_running_loop().time() + self._delay + latency

@@ -101,7 +101,7 @@ class Consumer:
         *,
         random: Random,
         code_version: str,
-        concurrency: int = 64,
+        concurrency: int = 256,
         stop_deadline: float = 10.0,
     ) -> None:
         self.group = group
@@ -116,10 +116,11 @@ class Consumer:
         self._stopping = asyncio.Event()
         self._subscription: Subscription | None = None
         self._ledgers: dict[str, _Ledger] = {}
-        self._dirty: set[str] = set()
+        self._dirty: dict[str, None] = {}
         self._lanes: dict[str, _Lane] = {}
         self._ready: deque[_Lane] = deque()
         self._idle: deque[asyncio.Future[None]] = deque()
+        self._workers: list[asyncio.Task[None]] = []
         self._room = asyncio.Event()
         self._progress = asyncio.Event()
         self._pending = 0
@@ -140,14 +141,14 @@ class Consumer:
             self._subscription = subscription
             intake = asyncio.create_task(self._take_in(subscription))
             commits = asyncio.create_task(self._commit_for_ever(subscription))
-            workers = [asyncio.create_task(self._work()) for _ in range(self._concurrency)]
             stop = asyncio.create_task(self._stopping.wait())
-            tasks = [stop, intake, commits, *workers]
+            tasks = [stop, intake, commits]
             try:
                 await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
                 intake.cancel()
                 await self._drain()
             finally:
+                tasks += self._workers
                 for task in tasks:
                     task.cancel()
                 ended = await asyncio.gather(*tasks, return_exceptions=True)
@@ -209,13 +210,23 @@ class Consumer:
             ledger.items.append(_Item(delivery, ledger, done=True))
         else:
             ledger.next = delivery.offset + 1
-            self._dirty.add(source)
+            self._dirty[source] = None
 
     def _wake_workers(self) -> None:
-        for _ in range(min(len(self._ready), len(self._idle))):
+        """Give each lane that is ready a worker; more are hired only while all are busy."""
+        served = min(len(self._ready), len(self._idle))
+        for _ in range(served):
             waiter = self._idle.popleft()
             if not waiter.done():
                 waiter.set_result(None)
+        for _ in range(min(len(self._ready) - served, self._concurrency - len(self._workers))):
+            worker = asyncio.create_task(self._work())
+            worker.add_done_callback(self._worker_ended)
+            self._workers.append(worker)
+
+    def _worker_ended(self, worker: "asyncio.Task[None]") -> None:
+        if not worker.cancelled():
+            self._stopping.set()
 
     async def _work(self) -> None:
         """Work on lanes. One worker runs through a lane without a task per event."""
@@ -256,7 +267,7 @@ class Consumer:
         ledger = item.ledger
         if ledger.items[0] is item:
             ledger.settle()
-            self._dirty.add(item.delivery.source)
+            self._dirty[item.delivery.source] = None
         if not self._room.is_set():
             self._room.set()
 
@@ -274,14 +285,23 @@ class Consumer:
         except Invalid as error:
             item.tries += 1
             return await self._give_up(item, error)
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # Not we are cancelled, but something that the handler waited for: a bug like any other.
+            return await self._bug(item, error)
         except Exception as error:  # noqa: BLE001 - a handler's bug concerns its event, not the consumer
-            item.tries += 1
-            item.bugs += 1
-            return await self._give_up(item, error) if item.bugs >= BUG_TRIES else self._retry(item, error)
+            return await self._bug(item, error)
         self.counters.handled += 1
         return None
 
-    def _retry(self, item: _Item, error: Exception) -> float:
+    async def _bug(self, item: _Item, error: BaseException) -> float | None:
+        item.tries += 1
+        item.bugs += 1
+        return await self._give_up(item, error) if item.bugs >= BUG_TRIES else self._retry(item, error)
+
+    def _retry(self, item: _Item, error: BaseException) -> float:
         self.counters.retried += 1
         event = item.delivery.event
         delay = delay_before(item.tries, self._random)
@@ -295,7 +315,7 @@ class Consumer:
         )
         return delay
 
-    async def _give_up(self, item: _Item, error: Exception) -> float | None:
+    async def _give_up(self, item: _Item, error: BaseException) -> float | None:
         try:
             await self._bury(item, _reason(error))
         except TRANSIENT as trouble:
@@ -318,7 +338,7 @@ class Consumer:
     async def _commit(self, subscription: Subscription) -> None:
         if not self._dirty:
             return
-        dirty, self._dirty = self._dirty, set()
+        dirty, self._dirty = self._dirty, {}
         try:
             await subscription.commit({source: self._ledgers[source].next for source in dirty})
         except TRANSIENT as error:
@@ -326,7 +346,7 @@ class Consumer:
             _log.warning("commit_failed", group=self.group, error=str(error))
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
