@@ -15,7 +15,7 @@ import httpx2
 import pytest
 import uvicorn
 
-from cloche_deployer.adapters.scoring_alone import ChildWorkers, Launch, request_id_source
+from cloche_deployer.adapters.scoring_alone import ChildWorkers, Launch, _Child, request_id_source
 from cloche_deployer.adapters.scoring_links import UnixConnector
 from cloche_deployer.scoring.app import ScoringApp
 from cloche_deployer.scoring.pool import PoolSettings, WorkerPool
@@ -421,6 +421,7 @@ async def test_switching_the_revision_under_load_drops_no_request(serve: Serve) 
     await asyncio.sleep(0.3)
     fresh = await house.make("def init():\n    pass\ndef run(data):\n    return 'two'\n", workers=2)
     former = house.target.switch(fresh)
+    assert former is not None
     await former.drain(10)
     assert former.outstanding == 0
     await former.stop()
@@ -449,13 +450,13 @@ async def test_living_workers_are_adopted_by_the_next_owner(tmp_path: Path) -> N
     class Left(ChildWorkers):
         """Remembers what it started, as a supervisor does."""
 
-        started: list[object] = []  # noqa: RUF012  one per test
+        started: list[_Child] = []  # noqa: RUF012  one per test
 
-        async def start(self):  # noqa: ANN202
+        async def start(self) -> _Child:
             self.started.append(await super().start())
             return self.started[-1]
 
-        async def adopt(self):  # noqa: ANN202
+        async def adopt(self) -> list[_Child]:
             return list(self.started)
 
     with tempfile.TemporaryDirectory(prefix="cs-", dir="/tmp") as folder:
@@ -463,7 +464,7 @@ async def test_living_workers_are_adopted_by_the_next_owner(tmp_path: Path) -> N
         first = WorkerPool(workers, UnixConnector(), PoolSettings())
         await first.start()
         await first.ready()
-        pid = first.hello["pid"]
+        pid = int(str(first.hello["pid"]))
         await first.detach()
         second = WorkerPool(workers, UnixConnector(), PoolSettings())
         await second.start()
@@ -472,3 +473,11 @@ async def test_living_workers_are_adopted_by_the_next_owner(tmp_path: Path) -> N
         await second.stop()
         with pytest.raises(ProcessLookupError):
             os.kill(pid, signal.SIG_DFL)
+
+
+async def test_an_idle_worker_that_does_not_answer_is_replaced(serve: Serve) -> None:
+    house = await serve(HANG, ping_every=0.1, ping_timeout=0.3)
+    before = (await house.client.post(PATH, content=b"x")).json()
+    os.kill(before, signal.SIGSTOP)
+    await until(lambda: house.pool.hello["pid"] != before)
+    assert (await house.client.post(PATH, content=b"x")).json() != before
