@@ -176,7 +176,9 @@ async def test_run_that_raises_returns_500_and_logs_the_traceback(serve: Serve) 
     assert answer.json() == {"message": "An unexpected error occurred in scoring script. Check the logs for more info."}
     assert answer.headers[RAW_FAILED] == "True"
     assert "x-ms-run-fn-exec-ms" not in answer.headers
-    log = Path(house.pool._ready[0].process._log).read_text()
+    worker = house.pool._ready[0].process
+    assert isinstance(worker, _Child)
+    log = worker._log.read_text()
     assert "rid-7" in log
     assert "my secret trouble" in log
     assert "scoring_script.py" not in log
@@ -365,6 +367,7 @@ async def test_a_worker_that_always_crashes_makes_the_revision_unhealthy(serve: 
         assert (await house.client.post(PATH, content=b"crash")).status_code == 500
     await until(lambda: house.pool.state == "unhealthy")
     assert house.pool.crash_loop
+    assert house.pool.failure is not None
     assert house.pool.failure.code == "worker_ended"
     refused = await house.client.post(PATH, content=b"x")
     assert (refused.status_code, refused.json()["code"]) == (503, "service_unavailable")
