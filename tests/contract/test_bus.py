@@ -44,10 +44,10 @@ async def sqlite_world(path: Path, stack: AsyncExitStack, delay: float) -> World
 
     async def reopen() -> None:
         await stack.aclose()
-        world.bus, world.send = await open_it()
+        made.bus, made.send = await open_it()
 
-    world = World(*await open_it(), reopen)
-    return world
+    made = World(*await open_it(), reopen)
+    return made
 
 
 async def memory_world(delay: float) -> World:
@@ -58,10 +58,10 @@ async def memory_world(delay: float) -> World:
         await bus.publish([event for item in documents for event in events_of(item, "/cloche/runner")])
 
     async def reopen() -> None:
-        world.bus = MemoryBus(broker, delay=delay)
+        made.bus = MemoryBus(broker, delay=delay)
 
-    world = World(bus, send, reopen)
-    return world
+    made = World(bus, send, reopen)
+    return made
 
 
 @pytest.fixture(params=["journal", "memory"])
@@ -165,6 +165,15 @@ async def test_each_group_gets_everything(world: World) -> None:
     async with world.bus.subscribe("g", [RUNS]) as one, world.bus.subscribe("h", [RUNS]) as two:
         await world.send([document("a", 1)])
         assert ids(await take(one, 1)) == ids(await take(two, 1))
+
+
+async def test_several_topics_come_in_the_order_in_which_they_were_written(world: World) -> None:
+    await world.send([document(f"a{number}", 1, (RUNS, MODELS)[number % 2]) for number in range(40)])
+    async with world.bus.subscribe("g", [RUNS, MODELS]) as subscription:
+        found = await take(subscription, 40)
+    by_source = [[item.offset for item in found if item.source == source] for source in {i.source for i in found}]
+    assert all(offsets == sorted(offsets) for offsets in by_source)
+    assert len({item.key for item in found}) == 40
 
 
 async def test_a_fetch_returns_no_more_than_its_limit(world: World) -> None:
