@@ -41,9 +41,10 @@ def spawn(argv: List[str], cwd: str, env: Dict[str, str]) -> Child:
     output, output_end = os.pipe()
     trouble, trouble_end = os.pipe()
     word, word_end = os.pipe() if STARTED_FD in env else (None, None)
+    supervisor = os.getpid()
     pid = os.fork()
     if pid == 0:
-        _become(argv, cwd, env, (output_end, trouble_end, word_end))
+        _become(argv, cwd, env, (output_end, trouble_end, word_end), supervisor)
     os.close(output_end)
     os.close(trouble_end)
     if word is not None and word_end is not None:
@@ -60,12 +61,16 @@ def _reason(trouble: int) -> str:
         return pipe.read().decode("utf-8", "replace")
 
 
-def _become(argv: List[str], cwd: str, env: Dict[str, str], ends: Tuple[int, int, Optional[int]]) -> None:
+def _become(
+    argv: List[str], cwd: str, env: Dict[str, str], ends: Tuple[int, int, Optional[int]], supervisor: int
+) -> None:
     """Turn this forked process into the user's program; never returns."""
     output, trouble, word = ends
     try:
         os.setsid()
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != supervisor:
+            return  # it died before the line above could bind us to it
         _reset_signals()
         trouble, output = _above(trouble, env), _above(output, env)
         if word is not None:

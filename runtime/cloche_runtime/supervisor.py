@@ -33,79 +33,16 @@ import traceback
 from typing import Any, Dict, List, Optional
 
 from cloche_runtime import procfs
+from cloche_runtime.durable import make_durable, reserve, write_json
+from cloche_runtime.owner import Owner
 from cloche_runtime.spawn import become_subreaper, spawn
 from cloche_runtime.spool import Spool
 
 _CHUNK = 256 * 1024
 _LAST_CHUNKS = 8  # a pipe holds at most 1 MiB; a stranger who was handed its end must not hold us up
 _NOTIFY = 0.004  # seconds between two words about a growing log
-_RESERVED = 4096  # bytes for the exit record
 _DETAIL = 2000  # characters of a detail, far below that
-_LINE = 65536  # bytes of a command: owners send far less
 _FOREVER = float("inf")
-
-
-def write_json(path: str, value: Dict[str, Any]) -> None:
-    """Replace a file whole, so that a reader never sees half of it; over reserved room where there is some."""
-    data = json.dumps(value).encode()
-    fd = os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(fd, data)
-        os.ftruncate(fd, len(data))
-    finally:
-        os.close(fd)
-    os.replace(path + ".new", path)
-
-
-def reserve(path: str) -> None:
-    """Take the room that a record will need, so that a full disk cannot swallow the end of a run."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(fd, b" " * _RESERVED)
-    finally:
-        os.close(fd)
-
-
-def make_durable(path: str) -> None:
-    """Sync a file or folder."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-class _Owner:
-    """A connected owner: what it sent in part, and whether it follows the log."""
-
-    __slots__ = ("follows", "rest", "sock")
-
-    def __init__(self, sock: socket.socket) -> None:
-        sock.setblocking(False)  # noqa: FBT003 - the socket's own signature
-        self.sock = sock
-        self.rest = b""
-        self.follows = False
-
-    def tell(self, message: Dict[str, Any]) -> None:
-        """Send a line. An owner that reads nothing misses it and asks again by connecting anew."""
-        try:
-            self.sock.sendall(json.dumps(message).encode() + b"\n")
-        except OSError:
-            self.sock.close()
-
-    def lines(self) -> Optional[List[bytes]]:
-        """Return the whole lines that came, None when the owner is gone."""
-        try:
-            data = self.sock.recv(_LINE)
-        except BlockingIOError:
-            return []
-        except OSError:
-            return None
-        if not data or len(self.rest) > _LINE:
-            return None
-        parts = (self.rest + data).split(b"\n")
-        self.rest = parts.pop()
-        return parts
 
 
 class Supervisor:
@@ -120,7 +57,7 @@ class Supervisor:
         self._orphan_after: float = limits["orphan_after"]
         self._spool = Spool("log", limits["log"], spec["redact"])
         self._poll = select.poll()
-        self._owners: Dict[int, _Owner] = {}
+        self._owners: Dict[int, Owner] = {}
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         self._wake, self._wake_end = os.pipe()
         self._output: Optional[int] = None
@@ -294,14 +231,14 @@ class Supervisor:
         if self._pid:
             owner.tell({"at": "up", **self._present()})
 
-    def _join(self, sock: socket.socket) -> _Owner:
-        owner = _Owner(sock)
+    def _join(self, sock: socket.socket) -> Owner:
+        owner = Owner(sock)
         self._owners[sock.fileno()] = owner
         self._poll.register(sock, select.POLLIN)
         self._orphan_at = _FOREVER
         return owner
 
-    def _leave(self, owner: _Owner) -> None:
+    def _leave(self, owner: Owner) -> None:
         for fd, one in list(self._owners.items()):
             if one is owner:
                 del self._owners[fd]
@@ -310,7 +247,7 @@ class Supervisor:
         if not self._owners:
             self._orphan_at = time.monotonic() + self._orphan_after
 
-    def _hear(self, owner: _Owner) -> None:
+    def _hear(self, owner: Owner) -> None:
         lines = owner.lines()
         if lines is None:
             self._leave(owner)
@@ -322,7 +259,7 @@ class Supervisor:
                 self._leave(owner)
                 return
 
-    def _obey(self, command: Dict[str, Any], owner: _Owner) -> None:
+    def _obey(self, command: Dict[str, Any], owner: Owner) -> None:
         what = command["do"]
         if what == "cancel":
             grace = command.get("grace")

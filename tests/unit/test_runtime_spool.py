@@ -59,3 +59,11 @@ def test_a_spool_never_follows_a_link(tmp_path: Path) -> None:
     (tmp_path / "log").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(OSError, match="symbolic links"):
         Spool(str(tmp_path / "log"), 10, [])
+
+
+def test_a_full_disk_costs_the_log_and_not_the_program() -> None:
+    spool = Spool("/dev/full", 1000, [])
+    spool.feed(b"12345678")
+    spool.end()
+    spool.close()
+    assert (spool.size, spool.dropped) == (0, 8)

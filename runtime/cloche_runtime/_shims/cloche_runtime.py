@@ -1,3 +1,4 @@
+# ruff: noqa: INP001 - a folder of the search path, not a package
 """The package `cloche_runtime` for spawned processes, which know only this folder: it lies one level up."""
 
 import os
