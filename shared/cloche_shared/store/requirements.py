@@ -163,6 +163,8 @@ def normalise_requirement(line: str) -> str:
 
 
 def _normalise(line: str) -> str:
+    if line.startswith("-"):
+        raise _FaultError("requirement_option", "options are no requirements; those that exist have fields of their own.")
     hashes = sorted({_hash(value) for value in _HASH.findall(line)})
     text = _HASH.sub("", line).strip()
     if re.search(r"\s--?[a-z]", text):
