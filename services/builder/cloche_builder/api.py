@@ -1,0 +1,182 @@
+"""REST of the builder: `/builds`."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Path, Query
+from fastapi.responses import PlainTextResponse, StreamingResponse
+from pydantic import Field
+from starlette.responses import Response
+
+from cloche_builder.consumers import LIST, SHOWN
+from cloche_builder.handlers import Requests
+from cloche_builder.reading import Found, Reader
+from cloche_builder.shown import BuildView
+from cloche_shared.contracts.common import Strict
+from cloche_shared.contracts.facts import BuildSubmitted, Target
+from cloche_shared.contracts.references import EnvironmentRef, InlineEnvironment, References
+from cloche_shared.errors import Invalid
+from cloche_shared.http.caller import Caller, may
+from cloche_shared.http.conditions import Once, Preferred, etag_of
+from cloche_shared.http.paging import Page, Paging, page_bytes
+from cloche_shared.http.position_wait import views_caught_up
+from cloche_shared.http.replies import Reply, accepted
+from cloche_shared.http.routes import router
+from cloche_shared.http.sse import EventStream, LastEventId, ServerEvent
+from cloche_shared.http.strict_json import Json
+from cloche_shared.ports.platform import Random
+from cloche_shared.ports.views import Views
+from cloche_shared.store.requirements import check_definition
+
+Writes = Annotated[Caller, may("builds.write")]
+Reads = Annotated[Caller, may("builds.read")]
+BuildId = Annotated[
+    str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$", description="The id of a request or of a build.")
+]
+EVENTS = "text/event-stream"
+
+
+class BuildBody(Strict):
+    """What is to be built. `refresh` solves again, so that unpinned packages may move; the old lock is kept."""
+
+    environment: EnvironmentRef | InlineEnvironment
+    target: Target = "process"
+    refresh: bool = Field(default=False, description="Make another lock.")
+
+
+@dataclass(frozen=True, slots=True)
+class ApiParts:
+    """What the routes work with."""
+
+    requests: Requests
+    reader: Reader
+    views: Views
+    random: Random
+    installation: str
+
+
+def make_router(parts: ApiParts) -> APIRouter:
+    """Return the routes."""
+    routes = router("builds", "/builds")
+    _add_submit(routes, parts)
+    _add_list(routes, parts)
+    _add_show(routes, parts)
+    _add_log(routes, parts)
+    _add_lock(routes, parts)
+    return routes
+
+
+def _location(build_id: str) -> str:
+    return f"/api/v1/builds/{build_id}"
+
+
+def _checked(body: BuildBody) -> References:
+    """Return the references; a definition that cannot be built is refused here, where its lines can be pointed at."""
+    if isinstance(body.environment, InlineEnvironment):
+        checked = check_definition(body.environment.definition)
+        return References(environment=body.environment.model_copy(update={"definition": checked}))
+    return References(environment=body.environment)
+
+
+def _add_submit(routes: APIRouter, parts: ApiParts) -> None:
+    @routes.post(
+        "",
+        status_code=202,
+        response_model=BuildView,
+        responses={200: {"model": BuildView, "description": "It ended while the caller waited."}},
+        summary="Build an environment",
+    )
+    async def submit(body: Json[BuildBody], caller: Writes, once: Once, preferred: Preferred) -> Reply:
+        key = once.request_id(caller.project)
+        request_id = key or parts.random.uuid7()
+        wanted = BuildSubmitted(references=_checked(body), target=body.target, refresh=body.refresh)
+        changed = await parts.requests.submit(
+            caller.project, request_id, wanted, caller.origin(request_id=key), fingerprint=once.fingerprint
+        )
+        caller.wrote(changed.stream, changed.seq)
+        found = await parts.reader.wait(request_id, caller.project, preferred.wait_s or 0)
+        shown = found.shown(caller.project)
+        if found.settled:
+            return Reply(shown, 200, etag=etag_of(found.seq), location=_location(request_id))
+        return accepted(shown, _location(request_id), etag=etag_of(found.seq))
+
+
+def _add_list(routes: APIRouter, parts: ApiParts) -> None:
+    @routes.get(
+        "",
+        response_model=Page[BuildView],
+        dependencies=[views_caught_up(parts.installation, parts.views, {"buildrequest": LIST})],
+        summary="List the builds that the project asked for, newest first",
+    )
+    async def show_all(caller: Reads, paging: Paging) -> Reply:
+        rows = await parts.views.page(
+            LIST, caller.project, facet=SHOWN, after=paging.after, limit=paging.limit + 1, descending=True
+        )
+        return Reply(page_bytes(rows, paging.limit))
+
+
+def _add_show(routes: APIRouter, parts: ApiParts) -> None:
+    @routes.get("/{build_id}", response_model=BuildView, summary="Show a build or a request for one")
+    async def show(build_id: BuildId, caller: Reads, preferred: Preferred) -> Reply:
+        found = await parts.reader.wait(build_id, caller.project, preferred.wait_s or 0)
+        return Reply(found.shown(caller.project), etag=etag_of(found.seq))
+
+
+def _add_log(routes: APIRouter, parts: ApiParts) -> None:
+    @routes.get(
+        "/{build_id}/log",
+        response_class=PlainTextResponse,
+        responses={200: {"content": {"text/plain": {}, EVENTS: {}}, "description": "The log, or its lines as events."}},
+        summary="Read the log of a build, as text or live",
+    )
+    async def log(
+        build_id: BuildId,
+        caller: Reads,
+        resume: LastEventId,
+        *,
+        follow: Annotated[bool, Query(description="Send lines as they come (server-sent events).")] = False,
+        offset: Annotated[int, Query(ge=0, le=2**53, description="Begin behind so many bytes.")] = 0,
+        accept: Annotated[str, Header(max_length=1024)] = "",
+    ) -> Response:
+        start = _resumed(resume) if resume else offset
+        found = await parts.reader.find(build_id, caller.project)
+        if follow or EVENTS in accept:
+            return EventStream(_events(parts.reader, build_id, caller.project, start))
+        return StreamingResponse(_bytes(parts.reader, found, start), media_type="text/plain; charset=utf-8")
+
+
+def _resumed(event_id: str) -> int:
+    if event_id.isascii() and event_id.isdigit() and len(event_id) <= 15:  # noqa: PLR2004 - below 2^53
+        return int(event_id)
+    raise Invalid("invalid_header", "The Last-Event-ID is not one of this stream.", todo="Start without it.")
+
+
+async def _bytes(reader: Reader, found: Found, offset: int) -> AsyncIterator[bytes]:
+    async for piece in reader.log(found, offset):
+        yield piece.data
+
+
+async def _events(reader: Reader, build_id: str, project: str, offset: int) -> AsyncIterator[ServerEvent]:
+    """Yield each line; an event's id is the offset behind it. The last event, `end`, shows what became of it."""
+    rest = b""
+    async for piece in reader.follow(build_id, project, offset):
+        start = piece.offset - len(rest)
+        *lines, rest = (rest + piece.data).split(b"\n")
+        for line in lines:
+            start += len(line) + 1
+            yield ServerEvent(line.decode(errors="replace"), id=str(start))
+    found = await reader.find(build_id, project)
+    yield ServerEvent(found.shown(project).model_dump_json(), event="end")
+
+
+def _add_lock(routes: APIRouter, parts: ApiParts) -> None:
+    @routes.get(
+        "/{build_id}/lock",
+        response_class=PlainTextResponse,
+        responses={200: {"content": {"text/plain": {}}, "description": "The pylock.toml (PEP 751)."}},
+        summary="Read the lock of a build",
+    )
+    async def lock(build_id: BuildId, caller: Reads) -> Response:
+        found = await parts.reader.find(build_id, caller.project)
+        return PlainTextResponse((await parts.reader.lock(found)).pylock)

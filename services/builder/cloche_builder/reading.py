@@ -1,0 +1,136 @@
+"""Reading builds as a user: what a project may see, and the log as it grows."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from cloche_builder.diary import log_id
+from cloche_builder.domain.builds import Build
+from cloche_builder.domain.names import stream_of
+from cloche_builder.domain.requests import BuildRequest
+from cloche_builder.handlers import SERVICE, Builds, Requests
+from cloche_builder.ports import BuildLogs, LogPiece
+from cloche_builder.shown import BuildView, build_shown, request_shown
+from cloche_shared.contracts.definition import Lock
+from cloche_shared.errors import NotFound
+from cloche_shared.journal.commit import StreamId
+from cloche_shared.ports.blobs import BlobStore
+
+LOOK_AGAIN_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What an id names for a project: a build, or a request and its build once that is known."""
+
+    seq: int
+    stream: StreamId
+    request: BuildRequest | None
+    build_stream: StreamId | None
+    build: Build | None
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing more will happen by itself."""
+        if self.request is not None:
+            return self.request.ended
+        return self.build is None or not self.build.is_open
+
+    def shown(self, project: str) -> BuildView:
+        """Return it as the project sees it."""
+        if self.request is not None:
+            return request_shown(self.stream, self.request, self.build)
+        return build_shown(self.stream, self.build or Build(), project)
+
+
+def unknown_build(build_id: str) -> NotFound:
+    """Return the error for an id that names nothing for this project."""
+    return NotFound(
+        "build_not_found",
+        f"There is no build {build_id[:128]}.",
+        todo="`cloche env build` prints the id of its build; GET /builds lists those of the project.",
+    )
+
+
+class Reader:
+    """Reads on behalf of a project: of a build only those know that asked for it."""
+
+    def __init__(self, builds: Builds, requests: Requests, logs: BuildLogs, blobs: BlobStore) -> None:
+        self._builds = builds
+        self._requests = requests
+        self._logs = logs
+        self._blobs = blobs
+
+    async def find(self, build_id: str, project: str) -> Found:
+        """Return what an id names. Raises `NotFound` (`build_not_found`)."""
+        stream = stream_of(build_id, project)
+        if stream is not None:
+            present = await self._builds.streams.get(stream)
+            if present.state.asked_by(project) is None:
+                raise unknown_build(build_id)
+            return Found(present.seq, stream, None, stream, present.state)
+        asked = self._requests.streams.id(project, build_id)
+        request = await self._requests.streams.get(asked)
+        if not request.seq:
+            raise unknown_build(build_id)
+        build_stream = stream_of(request.state.build_id, project)
+        build = (await self._builds.streams.get(build_stream)).state if build_stream is not None else None
+        return Found(request.seq, asked, request.state, build_stream, build)
+
+    async def lock(self, found: Found) -> Lock:
+        """Return the lock. Raises `NotFound` (`lock_not_found`) while there is none."""
+        digest = found.request.lock_digest if found.request is not None else ""
+        digest = digest or (found.build.lock_digest if found.build is not None else "")
+        if not digest or found.build_stream is None:
+            raise NotFound("lock_not_found", "There is no lock yet.", todo="Wait until the build has completed.")
+        raw = await self._blobs.space(SERVICE, found.build_stream.project).read_bytes(digest)
+        return Lock.model_validate_json(raw)
+
+    async def log(self, found: Found, offset: int = 0) -> AsyncIterator[LogPiece]:
+        """Yield what there is of the newest attempt's log, from `offset`."""
+        stream, build = found.build_stream, found.build
+        if stream is None or build is None or not build.claims:
+            return
+        digest = build.log_of(build.claims)
+        if not digest:
+            async for piece in self._logs.read(log_id(stream, build.claims), offset):
+                yield piece
+            return
+        async for chunk in self._kept(stream, digest, offset):
+            yield LogPiece(offset, chunk)
+            offset += len(chunk)
+
+    async def _kept(self, stream: StreamId, digest: str, offset: int) -> AsyncIterator[bytes]:
+        blobs = self._blobs.space(SERVICE, stream.project)
+        if (await blobs.size(digest) or 0) > offset:
+            async for chunk in blobs.read(digest, start=offset):
+                yield chunk
+
+    async def follow(self, build_id: str, project: str, offset: int = 0) -> AsyncIterator[LogPiece]:
+        """Yield the log from `offset` as it grows, until the build (or the request) has ended."""
+        while True:
+            found = await self.find(build_id, project)
+            async for piece in self.log(found, offset):
+                yield piece
+                offset = piece.offset + len(piece.data)
+            if found.settled:
+                return
+            await self._news(found, offset)
+
+    async def _news(self, found: Found, offset: int) -> None:
+        stream, build = found.build_stream, found.build
+        if stream is not None and build is not None and build.claim is not None:
+            await self._logs.changed(log_id(stream, build.claims), offset, LOOK_AGAIN_S)
+        else:
+            await self._builds.signals.wait(str(stream or found.stream), LOOK_AGAIN_S)
+
+    async def wait(self, build_id: str, project: str, seconds: float) -> Found:
+        """Return what the id names once it has settled, or as it is after so many seconds."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        while True:
+            found = await self.find(build_id, project)
+            left = until - loop.time()
+            if found.settled or left <= 0:
+                return found
+            await self._builds.signals.wait(str(found.stream), min(left, LOOK_AGAIN_S))

@@ -1,0 +1,38 @@
+"""The builder's settings (`CLOCHE_BUILDER__…`)."""
+
+from pydantic import Field
+
+from cloche_shared.settings import Section
+
+DEFAULT_INDEX = "https://pypi.org/simple"
+
+
+class BuilderSettings(Section):
+    """How the builder works.
+
+    `default_index`: the package index that is asked where a definition names none.
+    `public_indexes`: what is built from these indexes alone is shared by all projects; None means
+    the default index only, an empty list shares nothing.
+    `platform`: what images are built for, as it stands in `e1` (`linux-x86_64`).
+    `parallel`: builds that one builder works on at a time.
+    `backoff_s`: for so long a failed build is not tried again for a mere repetition of the request.
+    `timeout_s`: the longest that one build may take.
+    `lease_ttl_s`: the lease of a builder; others take its builds over one second after it ran out.
+    `sweep_s`: how often open builds are looked for, besides the wake-ups by events.
+    `log_limit`: bytes of a build's log that are kept; what is beyond is counted and dropped.
+    """
+
+    default_index: str = DEFAULT_INDEX
+    public_indexes: tuple[str, ...] | None = None
+    platform: str = Field(default="linux-x86_64", pattern=r"^[a-z0-9]+-[a-z0-9_]+$")
+    parallel: int = Field(default=2, ge=1, le=64)
+    backoff_s: float = Field(default=10.0, ge=0, le=3600)
+    timeout_s: float = Field(default=3600.0, gt=0, le=86_400)
+    lease_ttl_s: float = Field(default=10.0, ge=1, le=600)
+    sweep_s: float = Field(default=2.0, gt=0, le=60)
+    log_limit: int = Field(default=16 * 1024 * 1024, ge=64 * 1024)
+
+    @property
+    def public(self) -> tuple[str, ...]:
+        """The indexes whose content is everybody's."""
+        return (self.default_index,) if self.public_indexes is None else self.public_indexes

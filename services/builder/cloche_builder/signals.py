@@ -1,0 +1,45 @@
+"""Signals: wakes those who wait for news of an aggregate, within one process."""
+
+import asyncio
+import contextlib
+from collections import defaultdict
+
+from cloche_shared.ports.bus import Bus
+
+TOPIC = "cloche.builds"
+
+
+class Signals:
+    """Futures by the name of an aggregate (`build/<scope>/<key>`)."""
+
+    def __init__(self) -> None:
+        self._waiting: defaultdict[str, set[asyncio.Future[None]]] = defaultdict(set)
+
+    def notify(self, subject: str) -> None:
+        """Wake all who wait for it."""
+        for future in self._waiting.pop(subject, ()):
+            if not future.done():
+                future.set_result(None)
+
+    async def wait(self, subject: str, seconds: float) -> None:
+        """Return at the next news of the aggregate, at most after so many seconds."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting[subject].add(future)
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await future
+        finally:
+            left = self._waiting.get(subject)
+            if left is not None:
+                left.discard(future)
+                if not left:
+                    del self._waiting[subject]
+
+    async def follow(self, bus: Bus) -> None:
+        """Notify of everything that any builder records, for ever."""
+        async with bus.tail([TOPIC]) as subscription:
+            while True:
+                for delivery in await subscription.fetch():
+                    if delivery.event is not None:
+                        self.notify(delivery.event.subject)

@@ -1,0 +1,112 @@
+"""Tenure: a builder's own lease, and how long others' leases have not been renewed.
+
+Only this process's monotonic clock is used, on both sides; the store is trusted for nothing but
+keeping what was put (reliability R24-R26, R29).
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from cloche_shared.errors import Unavailable
+from cloche_shared.ports.journal import Lease, Leases, OutcomeUnknownError
+from cloche_shared.ports.platform import Clock
+
+OWN_SHARE = 0.7
+"""The part of the TTL after which a builder that could not renew stops its own work."""
+TAKEOVER_AFTER_S = 1.0
+"""Seconds beyond the TTL before others take over."""
+
+_TROUBLE = (Unavailable, OutcomeUnknownError, TimeoutError)
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    counter: int
+    since: float
+
+
+class Tenure:
+    """The lease of `holder`. `lost` is called when it could not be renewed in time."""
+
+    def __init__(self, holder: str, leases: Leases, clock: Clock, ttl: float, lost: Callable[[], None]) -> None:
+        self.holder = holder
+        self._leases = leases
+        self._monotonic = clock.monotonic
+        self._ttl = ttl
+        self._lost = lost
+        self._counter = 0
+        self._renewed = float("-inf")
+        self._seen: dict[str, _Seen] = {}
+        self._looked = float("-inf")
+
+    @property
+    def held(self) -> bool:
+        """Whether own work may go on."""
+        return self._left() > 0
+
+    def _left(self) -> float:
+        return self._renewed + OWN_SHARE * self._ttl - self._monotonic()
+
+    async def run(self) -> None:
+        """Renew for ever."""
+        held = False
+        while True:
+            await self._renew()
+            if held and not self.held:
+                _log.warning("lease_lost", holder=self.holder)
+                self._lost()
+            held = self.held
+            wait = self._ttl / 3
+            await asyncio.sleep(min(wait, max(self._left(), 0.01)) if held else 0.1 * wait)
+
+    async def _renew(self) -> None:
+        patience = self._ttl / 3
+        if self.held:
+            patience = min(patience, max(self._left(), 0.01))
+        if self._counter == 0:
+            await self._resume(patience)
+        began = self._monotonic()
+        lease = Lease(self.holder, self._counter + 1, self._ttl)
+        try:
+            async with asyncio.timeout(patience):
+                await self._leases.put(lease)
+        except _TROUBLE as error:
+            _log.warning("lease_not_renewed", holder=self.holder, error=str(error))
+            return
+        self._counter += 1
+        self._renewed = began
+
+    async def _resume(self, patience: float) -> None:
+        """Go on from the counter of a former process, so that observers see it change."""
+        try:
+            async with asyncio.timeout(patience):
+                former = await self._leases.get(self.holder)
+        except _TROUBLE:
+            return
+        self._counter = former.counter if former is not None else 0
+
+    async def observe(self, holders: set[str]) -> None:
+        """Look at the leases of other builders.
+
+        After a pause of our own longer than a TTL nobody is held dead for what was not looked at.
+        """
+        now = self._monotonic()
+        if now - self._looked > self._ttl:
+            self._seen.clear()
+        self._looked = now
+        found = {lease.holder: lease.counter for lease in await self._leases.all()} if holders else {}
+        for holder in holders:
+            counter = found.get(holder, -1)
+            known = self._seen.get(holder)
+            if known is None or known.counter != counter:
+                self._seen[holder] = _Seen(counter, now)
+        self._seen = {holder: seen for holder, seen in self._seen.items() if holder in holders}
+
+    def is_dead(self, holder: str) -> bool:
+        """Whether its lease ran out, as far as was observed here."""
+        seen = self._seen.get(holder)
+        return seen is not None and self._looked - seen.since >= self._ttl + TAKEOVER_AFTER_S

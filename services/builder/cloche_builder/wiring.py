@@ -1,0 +1,154 @@
+"""The builder from its ports: the only place that names concrete adapters."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cloche_builder.adapters.file_logs import FileLogs
+from cloche_builder.api import ApiParts, make_router
+from cloche_builder.consumers import NO_PROJECT, OPEN, OPEN_LIST, OWN_TOPICS, TOPICS, Inbox, build_rows, request_rows
+from cloche_builder.domain.builds import BUILDS
+from cloche_builder.domain.requests import REQUESTS
+from cloche_builder.driver import Driver, Site
+from cloche_builder.handlers import SERVICE, Builds, Requests
+from cloche_builder.ports import BuildLogs, Prove, Warm
+from cloche_builder.reading import Reader
+from cloche_builder.settings import BuilderSettings
+from cloche_builder.tenure import Tenure
+from cloche_builder.workshop import Tools, Workshop
+from cloche_shared.adapters.interpreters import Interpreters
+from cloche_shared.adapters.uv_resolver import UvResolver
+from cloche_shared.bus.dispatch import BatchConsumer, Consumer
+from cloche_shared.bus.projector import Projection, Projector
+from cloche_shared.bus.relay import Relay
+from cloche_shared.journal.commit import StreamId
+from cloche_shared.journal.streams import Streams
+from cloche_shared.journal.writer import Writer
+from cloche_shared.lifecycle import Lifecycle
+from cloche_shared.ports.resolver import Resolver
+from cloche_shared.ports.views import Views
+from cloche_shared.service import Platform, Surface
+from cloche_shared.store.artefacts import Stage
+
+PAGE = 500
+CODE_VERSION = "0.1.0"
+
+
+@dataclass(frozen=True, slots=True)
+class OwnPorts:
+    """What only the builder needs.
+
+    `holder` is the builder's id: under one id at most one process may live at a time (embedded, the
+    folder's lock sees to that), and whoever starts under it adopts its builds at once. The others
+    are explained in `cloche_builder.workshop.Tools`.
+    """
+
+    resolver: Resolver
+    logs: BuildLogs
+    holder: str = "builder"
+    prove: Prove | None = None
+    warm: Warm | None = None
+    stage: Stage | None = None
+
+
+class _OpenBuilds:
+    def __init__(self, views: Views) -> None:
+        self._views = views
+
+    async def find(self) -> Sequence[StreamId]:
+        found: list[StreamId] = []
+        after: tuple[str, str] | None = None
+        while True:
+            rows = await self._views.page(OPEN_LIST, NO_PROJECT, facet=OPEN, after=after, limit=PAGE)
+            found.extend(StreamId.parse(row.key) for row in rows)
+            if len(rows) < PAGE:
+                return found
+            after = (rows[-1].sort, rows[-1].key)
+
+
+class BuilderService:
+    """The builder."""
+
+    name = SERVICE
+
+    def __init__(self, platform: Platform, settings: BuilderSettings, own: OwnPorts) -> None:
+        self._platform = platform
+        # made once the streams are: it forgets what they need not remember any more
+        self._relay = Relay(platform.journal, platform.bus, f"/cloche/{SERVICE}", answered=self._answered)
+        offer = self._relay.offer if platform.relays else None
+        writer = Writer(platform.journal, platform.clock, platform.random, offer=offer)
+        streams = Streams(BUILDS, writer, exclusive=platform.exclusive)
+        self.builds = Builds(streams, writer, platform.blobs, platform.clock, settings)
+        self.requests = Requests(Streams(REQUESTS, writer, exclusive=platform.exclusive), self.builds)
+        tenure = Tenure(own.holder, platform.leases, platform.clock, settings.lease_ttl_s, self._lost)
+        tools = Tools(own.resolver, platform.http, platform.blobs, own.prove, own.warm, own.stage)
+        site = Site(Workshop(tools), own.logs, platform.blobs, platform.clock, _OpenBuilds(platform.views), settings)
+        self._tenure = tenure
+        self._driver = Driver(self.builds, site, tenure)
+        self.builds.wake = self._driver.wake
+        reader = Reader(self.builds, self.requests, own.logs, platform.blobs)
+        parts = ApiParts(self.requests, reader, platform.views, platform.random, platform.installation)
+        self.reader = reader
+        self._surface = Surface(router=make_router(parts), checks={"builder lease": self._check})
+
+    @property
+    def surface(self) -> Surface:
+        """What it shows to HTTP."""
+        return self._surface
+
+    def _lost(self) -> None:
+        self._driver.lost()
+
+    def _answered(self, stream: StreamId, request_id: str) -> None:
+        self.builds.streams.forget_asked(stream, request_id)
+        self.requests.streams.forget_asked(stream, request_id)
+
+    async def _check(self) -> str | None:
+        return None if self._tenure.held else "The builder could not renew its lease; it takes no builds."
+
+    async def start(self, lifecycle: Lifecycle) -> None:
+        """Start relay, consumers, lease and driver."""
+        platform = self._platform
+        if platform.relays:
+            lifecycle.spawn("builder relay", self._relay.run())
+        inbox = Inbox(self.builds, self.requests, self._driver.known)
+        consumer = Consumer(
+            platform.bus,
+            SERVICE,
+            TOPICS,
+            inbox.handlers(),
+            random=platform.random,
+            code_version=CODE_VERSION,
+        )
+        projector = Projector(
+            platform.views,
+            [Projection(self.builds.streams, build_rows), Projection(self.requests.streams, request_rows)],
+        )
+        lists = BatchConsumer(
+            platform.bus,
+            f"{SERVICE}.lists",
+            OWN_TOPICS,
+            projector,
+            random=platform.random,
+            code_version=CODE_VERSION,
+        )
+        lifecycle.spawn("builder lists", lists.run())
+        lifecycle.spawn("builder consumer", consumer.run())
+        lifecycle.spawn("builder signals", self.builds.signals.follow(platform.bus))
+        lifecycle.spawn("builder lease", self._tenure.run())
+        lifecycle.spawn("builder driver", self._driver.run())
+
+
+def build(platform: Platform, settings: BuilderSettings, own: OwnPorts) -> BuilderService:
+    """Return the service, complete and not started."""
+    return BuilderService(platform, settings, own)
+
+
+def embedded_ports(
+    folder: Path, settings: BuilderSettings, *, prove: Prove | None = None, warm: Warm | None = None
+) -> OwnPorts:
+    """Return the ports of one machine; `folder` is the builder's part of the data folder."""
+    resolver = UvResolver(
+        folder / "uv", Interpreters(managed=folder / "uv" / "python"), default_index=settings.default_index
+    )
+    return OwnPorts(resolver, FileLogs(folder / "logs"), prove=prove, warm=warm)

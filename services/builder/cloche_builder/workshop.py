@@ -1,0 +1,137 @@
+"""The work of one build: resolve, fetch, lock, prove."""
+
+from dataclasses import dataclass
+from urllib.parse import urlsplit, urlunsplit
+
+from cloche_builder.ports import Prove, Warm
+from cloche_shared.contracts.definition import Artefact, Definition, Lock
+from cloche_shared.errors import Failed, NotFound
+from cloche_shared.ports.blobs import Blobs, BlobStore
+from cloche_shared.ports.platform import Http
+from cloche_shared.ports.resolver import Choice, Resolution, Resolver, Say
+from cloche_shared.store.artefacts import Sources, Stage, fetch, make_lock
+from cloche_shared.store.hashing import lock_bytes
+
+OWNER = "builder"
+_GONE = frozenset({"package_not_found", "hash_mismatch"})
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What is to be built. `lock_digest`: the lock that is to be restored; empty: a new one is made."""
+
+    scope: str
+    definition_hash: str
+    definition: Definition
+    lock_digest: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What was built: the lock, and how many artefacts and bytes it names. A process target has no image."""
+
+    lock_digest: str
+    artefacts: int
+    bytes: int
+    image: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What a workshop works with.
+
+    `warm` and `prove` belong to a node's files where the builder has one; `stage` is needed where
+    blobs lie on another machine.
+    """
+
+    resolver: Resolver
+    http: Http
+    blobs: BlobStore
+    prove: Prove | None = None
+    warm: Warm | None = None
+    stage: Stage | None = None
+
+
+class Workshop:
+    """Makes locks and their artefacts."""
+
+    def __init__(self, tools: Tools) -> None:
+        self._tools = tools
+
+    async def make(self, job: Job, say: Say) -> Made:
+        """Build; everything that the returned lock names is in the scope's blobs then.
+
+        Raises `Failed` with the codes of `Resolver`, `fetch` and `NodeFiles`, or `Unavailable`.
+        """
+        blobs = self._tools.blobs.space(OWNER, job.scope)
+        lock = await self._restored(job, blobs, say) if job.lock_digest else None
+        if lock is None:
+            lock = await self._solved(job, blobs, say)
+        stored = await blobs.put_bytes(lock_bytes(lock))
+        if self._tools.prove is not None:
+            await say("Proving the environment on this machine")
+            await self._tools.prove(stored.digest, lock, blobs)
+        return Made(stored.digest, len(lock.artefacts), sum(artefact.size for artefact in lock.artefacts))
+
+    async def _solved(self, job: Job, blobs: Blobs, say: Say) -> Lock:
+        resolution = await self._tools.resolver.resolve(job.definition, say)
+        artefacts = await self._fetched(resolution, blobs, say)
+        return make_lock(job.definition_hash, resolution, artefacts)
+
+    async def _fetched(self, resolution: Resolution, blobs: Blobs, say: Say) -> tuple[Artefact, ...]:
+        tools = self._tools
+        sources = Sources(tools.http, blobs, tools.resolver, say, tools.stage)
+        return await fetch(resolution, sources, ready=tools.warm(blobs) if tools.warm is not None else None)
+
+    async def _restored(self, job: Job, blobs: Blobs, say: Say) -> Lock | None:
+        """Return the known lock with all that it names back in the blobs; None when that cannot be had any more."""
+        try:
+            lock = Lock.model_validate_json(await blobs.read_bytes(job.lock_digest))
+        except (NotFound, ValueError):
+            await say("The lock is gone; solving again")
+            return None
+        missing = set(await blobs.missing([artefact.digest for artefact in lock.artefacts]))
+        absent = [artefact for artefact in lock.artefacts if artefact.digest in missing]
+        if any(artefact.kind != "wheel" for artefact in absent):
+            await say("A wheel that was built here is gone; solving again")
+            return None
+        try:
+            await self._fetched(_resolution(lock, absent, job.definition), blobs, say)
+        except Failed as error:
+            if error.code not in _GONE:
+                raise
+            await say(f"{error.what} Solving again")
+            return None
+        return lock
+
+
+def _resolution(lock: Lock, absent: list[Artefact], definition: Definition) -> Resolution:
+    """Return what fetches the absent files of a lock, exactly these bytes."""
+    users = _users(definition)
+    choices = tuple(
+        Choice(
+            kind="wheel",
+            name=artefact.name,
+            version=artefact.version,
+            filename=artefact.filename,
+            url=_with_user(artefact.url, users),
+            hash=artefact.digest,
+            size=artefact.size,
+        )
+        for artefact in absent
+    )
+    return Resolution(lock.python, "", lock.platform, choices, lock.pylock)
+
+
+def _users(definition: Definition) -> dict[str, str]:
+    """Return the credentials in index addresses, by host: a lock holds none."""
+    options = definition.python.pip_options
+    urls = [url for url in (options.index_url, *options.extra_index_urls) if url is not None]
+    parts = [urlsplit(url).netloc.rpartition("@") for url in urls]
+    return {host.lower(): user for user, at, host in parts if at}
+
+
+def _with_user(url: str, users: dict[str, str]) -> str:
+    parts = urlsplit(url)
+    user = users.get(parts.netloc.lower())
+    return url if user is None else urlunsplit(parts._replace(netloc=f"{user}@{parts.netloc}"))
