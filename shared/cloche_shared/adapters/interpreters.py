@@ -120,11 +120,14 @@ def _is_script(path: Path) -> bool:
 
 
 class Interpreters:
-    """Finds interpreters; what was found is remembered until `forget`."""
+    """Finds interpreters; what was found is remembered until `forget`.
 
-    def __init__(self, *, path: str | None = None, extra: Sequence[str] = ()) -> None:
+    `path` is searched (None: the process's PATH), and `managed`, where uv keeps those it fetched.
+    """
+
+    def __init__(self, *, path: str | None = None, managed: Path | None = None) -> None:
         self._path = os.environ.get("PATH", os.defpath) if path is None else path
-        self._extra = tuple(extra)
+        self._managed = managed
         self._known: tuple[Interpreter, ...] | None = None
         self._lock = asyncio.Lock()
 
@@ -140,11 +143,15 @@ class Interpreters:
         """Return every interpreter of this machine, the running one first."""
         async with self._lock:
             if self._known is None:
-                programs = [*self._extra, *await asyncio.to_thread(candidates, self._path)]
+                programs = await asyncio.to_thread(self._programs)
                 probed = await asyncio.gather(*(probe(program) for program in programs))
                 unique = {item.path: item for item in (running(), *probed) if item is not None}
                 self._known = tuple(unique.values())
             return self._known
+
+    def _programs(self) -> list[str]:
+        fetched = self._managed.glob("*/bin/python3") if self._managed is not None else ()
+        return [*candidates(self._path), *(str(program) for program in sorted(fetched, reverse=True))]
 
     async def find(self, version: str | None) -> Interpreter | None:
         """Return the first of a version (`3.11` or `3.11.7`; None: the running one), or None."""

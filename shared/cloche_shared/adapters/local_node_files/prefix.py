@@ -67,18 +67,19 @@ def _loadable(name: str, cache_tag: str) -> bool:
 def look(prefix: Path, tree: Tree, cache_tag: str) -> Touched:
     """Compare a prefix with its manifest: one folder scan and one stat per file, nothing is read."""
     touched = Touched()
+    root = str(prefix)  # a Path per folder would be a third of the time
     for folder, files in tree.items():
-        _look_into(prefix, folder, files, tree, cache_tag, touched)
+        _look_into(root, folder, files, tree, cache_tag, touched)
     return touched
 
 
 def _look_into(
-    prefix: Path, folder: str, files: dict[str, Expected], tree: Tree, cache_tag: str, touched: Touched
+    root: str, folder: str, files: dict[str, Expected], tree: Tree, cache_tag: str, touched: Touched
 ) -> None:
     seen = 0
     start = folder + "/" if folder else ""
     try:
-        with os.scandir(prefix / folder) as entries:
+        with os.scandir(f"{root}/{folder}") as entries:
             for entry in entries:
                 name = entry.name
                 wanted = files.get(name)
@@ -93,7 +94,7 @@ def _look_into(
         touched.changed.append(folder)
         return
     if seen != len(files):
-        present = {entry.name for entry in (prefix / folder).iterdir()}
+        present = {path.name for path in Path(root, folder).iterdir()}
         touched.changed.extend(start + name for name in files if name not in present)
 
 
@@ -121,11 +122,10 @@ class Builder:
 
     def __init__(self, folder: Path, final: Path, interpreter: Interpreter) -> None:
         self._folder = folder
+        self._root = str(folder)
         self._final = final
         self._interpreter = interpreter
         self._tree: Tree = {"": {}}
-        self._owners: dict[str, str] = {}
-        self._keys: dict[int, str] = {}
         self._warnings: list[str] = []
 
     def build(self, store: Path, keys: list[str]) -> list[str]:
@@ -157,7 +157,7 @@ class Builder:
 
     def _make_folder(self, path: str) -> None:
         if path not in self._tree:
-            (self._folder / path).mkdir(0o755)
+            os.mkdir(f"{self._root}/{path}", 0o755)  # noqa: PTH102 - a thousand folders: a Path each takes 30 ms
             self._tree[path] = {}
 
     def _note(self, path: str, expected: Expected) -> None:
@@ -208,7 +208,6 @@ class Builder:
                 expected = _copied(path, (source, target), mode)
             folder, _, name = path.rpartition("/")
             folders[folder][name] = expected
-            self._keys[expected[0]] = plan.key
 
     def _meet(self, plan: Plan, path: str, folders: tuple[int, int], expected: Expected) -> Expected:
         """Two wheels have a file of one path: the last one's stays, with a warning unless they are equal."""
