@@ -1,0 +1,107 @@
+"""Journal, bus and consumers together in one file: commit to effect, crash, and going on."""
+
+import asyncio
+from pathlib import Path
+
+from cloche_shared.adapters.sqlite import SqliteFile
+from cloche_shared.adapters.system_random import SystemRandom
+from cloche_shared.bus.dispatch import Consumer
+from cloche_shared.contracts.envelope import Event
+from cloche_shared.contracts.fact import fact_type
+from cloche_shared.contracts.facts import EnvironmentArchived
+from cloche_shared.journal.commit import Actor, Commit, Origin
+from cloche_shared.ports.journal import Document, Verdict
+
+TOPIC = "cloche.environments"
+STREAMS, LENGTH = 20, 30
+
+
+def document(stream: int, seq: int) -> Document:
+    origin = Origin(Actor("key:1"), "chain")
+    body = Commit(f"{stream}-{seq}", (EnvironmentArchived(),), origin, "2026-01-01T00:00:00Z").body()
+    return Document(f"environment/default/e{stream}/{seq:012d}", body, TOPIC, f"environment/default/e{stream}")
+
+
+class Effects:
+    """A handler whose effect is a document of another service, under a key that makes it act once."""
+
+    def __init__(self, file: SqliteFile, *, until: int) -> None:
+        self._journal = file.journal("builder")
+        self._until = until
+        self.order: list[tuple[str, int]] = []
+        self.repeated = 0
+        self.enough = asyncio.Event()
+
+    async def __call__(self, event: Event) -> None:
+        (verdict,) = await self._journal.append_many([Document(f"effect/default/{event.id}", b"{}")])
+        self.repeated += verdict is Verdict.DUPLICATE
+        self.order.append((event.key, event.sequence))
+        if len(self.order) >= self._until:
+            self.enough.set()
+
+
+def consumer(file: SqliteFile, effects: Effects) -> Consumer:
+    handlers = {fact_type(EnvironmentArchived): effects}
+    return Consumer(file.bus(), "builder", [TOPIC], handlers, random=SystemRandom(), code_version="1.0")
+
+
+async def write_all(file: SqliteFile) -> None:
+    async def write(stream: int) -> None:
+        for seq in range(1, LENGTH + 1):
+            await file.journal("registry").append_many([document(stream, seq)])
+
+    await asyncio.gather(*(write(stream) for stream in range(STREAMS)))
+
+
+async def test_a_consumer_that_was_cut_off_goes_on_in_order_and_every_event_has_one_effect(tmp_path: Path) -> None:
+    file = await SqliteFile.open(tmp_path / "cloche.db")
+    first = Effects(file, until=200)
+    running = asyncio.create_task(consumer(file, first).run())
+    writing = asyncio.create_task(write_all(file))
+    await asyncio.wait_for(first.enough.wait(), 20)
+    running.cancel()
+    await asyncio.wait([running])
+    await writing
+    await file.close()
+
+    file = await SqliteFile.open(tmp_path / "cloche.db")
+    effects = await file.journal("builder").read("effect/", limit=10_000)
+    second = Effects(file, until=STREAMS * LENGTH - len(effects))
+    going_on = consumer(file, second)
+    running = asyncio.create_task(going_on.run())
+    async with asyncio.timeout(20):
+        await second.enough.wait()
+        while len(await file.journal("builder").read("effect/", limit=10_000)) < STREAMS * LENGTH:
+            second.enough.clear()
+            await second.enough.wait()
+    going_on.stop()
+    await running
+    await file.close()
+    for stream in range(STREAMS):
+        key = f"environment/default/e{stream}"
+        seen = [seq for name, seq in first.order + second.order if name == key]
+        assert list(dict.fromkeys(seen)) == list(range(1, LENGTH + 1))
+
+
+async def test_after_a_graceful_stop_nothing_is_delivered_again(tmp_path: Path) -> None:
+    file = await SqliteFile.open(tmp_path / "cloche.db")
+    first = Effects(file, until=STREAMS * LENGTH)
+    before = consumer(file, first)
+    running = asyncio.create_task(before.run())
+    await write_all(file)
+    await asyncio.wait_for(first.enough.wait(), 20)
+    before.stop()
+    await running
+    await file.close()
+
+    file = await SqliteFile.open(tmp_path / "cloche.db")
+    second = Effects(file, until=1)
+    after = consumer(file, second)
+    running = asyncio.create_task(after.run())
+    await file.journal("registry").append_many([document(0, LENGTH + 1)])
+    await asyncio.wait_for(second.enough.wait(), 5)
+    after.stop()
+    await running
+    await file.close()
+    assert second.order == [("environment/default/e0", LENGTH + 1)]
+    assert first.repeated == second.repeated == 0
