@@ -26,12 +26,3 @@ def reserve(path: str) -> None:
         os.write(fd, b" " * _RESERVED)
     finally:
         os.close(fd)
-
-
-def make_durable(path: str) -> None:
-    """Sync a file or folder."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

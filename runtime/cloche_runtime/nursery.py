@@ -19,6 +19,7 @@ if __name__ == "__main__":
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 from cloche_runtime import supervisor
+from cloche_runtime.spawn import become_subreaper
 
 _PATH = 4096
 
@@ -57,7 +58,8 @@ def main() -> None:
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the dead are reaped by the kernel,
+    become_subreaper()  # and so are those whose supervisor was killed, whatever runs as pid 1
     gc.disable()
     gc.freeze()
     control.send(b"ready")

@@ -33,7 +33,7 @@ import traceback
 from typing import Any, Dict, List, Optional
 
 from cloche_runtime import procfs
-from cloche_runtime.durable import make_durable, reserve, write_json
+from cloche_runtime.durable import reserve, write_json
 from cloche_runtime.owner import Owner
 from cloche_runtime.spawn import become_subreaper, spawn
 from cloche_runtime.spool import Spool
@@ -148,10 +148,11 @@ class Supervisor:
             self._begun(started=False)
         record = self._exit()
         write_json("exit.json", record)
-        self._tell({"at": "exited", **record})
+        opened = [os.open(one, os.O_RDONLY | os.O_CLOEXEC) for one in ("exit.json", ".")]
+        self._tell({"at": "exited", **record})  # from here on the owner may remove the folder
         self._spool.close()
-        make_durable("exit.json")
-        make_durable(".")
+        for one in opened:
+            os.fsync(one)
 
     # --- waiting
 

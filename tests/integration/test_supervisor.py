@@ -295,3 +295,12 @@ def _belongs(pid: int, folder: Path) -> bool:
         return Path(f"/proc/{pid}/cwd").readlink().is_relative_to(folder)
     except OSError:
         return False
+
+
+async def test_forgetting_at_once_leaves_nothing_behind(executor: LocalExecutor, tmp_path: Path) -> None:
+    for _ in range(40):
+        process = await executor.start(ProcessSpec("group", "owner", ["/bin/true"], Path("/"), {}))
+        await process.wait()
+        await executor.forget("group")
+    await asyncio.sleep(0.1)
+    assert list((tmp_path / "executor").iterdir()) == []

@@ -171,7 +171,7 @@ def _dead_supervisor(folder: Path) -> Iterator[bool]:
 
 def remove(folder: Path) -> None:
     """Remove the folder; what an interrupted removal leaves is never taken for a group."""
-    gone = folder.with_name(f".gone-{folder.name}")
+    gone = folder.with_name(f".gone-{folder.name}-{time.monotonic_ns()}")
     with suppress(FileNotFoundError):
         folder.rename(gone)
     shutil.rmtree(gone, ignore_errors=True)
