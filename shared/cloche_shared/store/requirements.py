@@ -164,7 +164,7 @@ def normalise_requirement(line: str) -> str:
 
 def _normalise(line: str) -> str:
     if line.startswith("-"):
-        raise _FaultError("requirement_option", "options are no requirements; those that exist have fields of their own.")
+        raise _FaultError("requirement_option", "options have fields of their own, and are no requirements.")
     hashes = sorted({_hash(value) for value in _HASH.findall(line)})
     text = _HASH.sub("", line).strip()
     if re.search(r"\s--?[a-z]", text):
