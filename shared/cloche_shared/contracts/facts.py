@@ -238,11 +238,15 @@ class ImageRefused(Fact):
 
 
 class RunSubmitted(Fact):
-    """A run was accepted. `at` is the time of record (RFC 3339), here and in the other facts of a run."""
+    """A run was accepted. `at` is the time of record (RFC 3339), here and in the other facts of a run.
+
+    `by` is the subject that submitted it.
+    """
 
     spec: RunSpec
     references: References
     at: str = ""
+    by: str = ""
 
 
 class RunPreparing(Fact):

@@ -1,0 +1,93 @@
+"""Attempts' files on this machine's disk: `<root>/<attempt id>/{journal,uploads,home,tmp}`."""
+
+import asyncio
+import os
+import re
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from cloche_runner.ports import AttemptPaths
+from cloche_shared.contracts.files import FileEntry
+from cloche_shared.errors import Internal
+from cloche_shared.ports.blobs import Blobs
+from cloche_shared.store.paths import path_fault
+
+_ID = re.compile(r"[a-z0-9-]{1,128}")
+_FILE = "journal.jsonl"
+_PART = ".part"
+"""What an upload that never became whole leaves behind."""
+
+
+class LocalAttemptFiles:
+    """Attempts of this node. `root` is made with mode 0700."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root.absolute()
+
+    def _folder(self, attempt_id: str) -> Path:
+        if not _ID.fullmatch(attempt_id):
+            raise Internal("invalid_attempt_id", "An attempt's id is ours and has only [a-z0-9-].")
+        return self._root / attempt_id
+
+    async def prepare(self, attempt_id: str) -> AttemptPaths:
+        folder = self._folder(attempt_id)
+        paths = AttemptPaths(folder / _FILE, folder / "uploads", folder / "home", folder / "tmp")
+        await asyncio.to_thread(_make, folder, paths)
+        return paths
+
+    async def journal(self, attempt_id: str, offset: int, limit: int) -> bytes:
+        return await asyncio.to_thread(_read, self._folder(attempt_id) / _FILE, offset, limit)
+
+    async def uploads(self, attempt_id: str, blobs: Blobs) -> list[FileEntry]:
+        folder = self._folder(attempt_id) / "uploads"
+        found = await asyncio.to_thread(lambda: list(_regular_files(folder)))
+        entries = []
+        for name, path, executable in found:
+            blob = await blobs.put_file(path)
+            entries.append(FileEntry(path=name, digest=blob.digest, size=blob.size, executable=executable))
+        return entries
+
+    async def discard(self, attempt_id: str) -> None:
+        await asyncio.to_thread(shutil.rmtree, self._folder(attempt_id), True)  # noqa: FBT003 - rmtree's ignore_errors
+
+    async def present(self) -> list[str]:
+        return await asyncio.to_thread(_names, self._root)
+
+
+def _make(folder: Path, paths: AttemptPaths) -> None:
+    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for path in (folder, paths.uploads, paths.home, paths.tmp):
+        path.mkdir(mode=0o700, exist_ok=True)
+
+
+def _read(path: Path, offset: int, limit: int) -> bytes:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return b""
+        return os.pread(descriptor, limit, offset)
+    finally:
+        os.close(descriptor)
+
+
+def _regular_files(folder: Path) -> Iterator[tuple[str, Path, bool]]:
+    for at, folders, files in os.walk(folder):
+        folders.sort()
+        for file in sorted(files):
+            path = Path(at) / file
+            name = path.relative_to(folder).as_posix()
+            mode = path.lstat().st_mode
+            if stat.S_ISREG(mode) and path_fault(name) is None and not file.endswith(_PART):
+                yield name, path, bool(mode & 0o100)
+
+
+def _names(root: Path) -> list[str]:
+    try:
+        return sorted(entry.name for entry in os.scandir(root) if _ID.fullmatch(entry.name))
+    except FileNotFoundError:
+        return []

@@ -1,0 +1,240 @@
+"""REST of the runner: runs, what they log and leave, and the nodes."""
+
+from typing import Annotated
+
+import orjson
+from fastapi import APIRouter, Header, Path, Query
+from starlette.responses import Response, StreamingResponse
+
+from cloche_runner.domain.nodes import Node
+from cloche_runner.domain.runs import Run
+from cloche_runner.handlers import Commands, Submission
+from cloche_runner.logs import last_lines, log_bytes, log_events
+from cloche_runner.metrics import summarise
+from cloche_runner.reading import Reading
+from cloche_runner.scheduling import Scheduling
+from cloche_runner.schemas import GpuView, MetricsView, NodeView, OutputsView, SubmitRun, WhyView
+from cloche_runner.views import RUNS, RunView, run_view
+from cloche_runner.why import why as explain
+from cloche_shared.contracts.runs import RunStatus
+from cloche_shared.errors import Invalid
+from cloche_shared.http.caller import Caller, may
+from cloche_shared.http.conditions import Matching, Once, Preferred, etag_of
+from cloche_shared.http.files import BYTES, download, files_router
+from cloche_shared.http.paging import Page, Paging, encode_token, page_bytes
+from cloche_shared.http.position_wait import views_caught_up
+from cloche_shared.http.replies import Reply, accepted
+from cloche_shared.http.routes import router as routes_of
+from cloche_shared.http.sse import MEDIA_TYPE, EventStream, LastEventId
+from cloche_shared.http.strict_json import Json
+from cloche_shared.journal.commit import StreamId
+from cloche_shared.service import Platform
+from cloche_shared.store.paths import check_path
+
+Read = Annotated[Caller, may("runs.read")]
+Write = Annotated[Caller, may("runs.write")]
+ReadNodes = Annotated[Caller, may("nodes.read")]
+RunId = Annotated[str, Path(pattern=r"^[A-Za-z0-9._-]{1,64}$", description="The run's id.")]
+
+_PREFIX = "/api/v1/runs"
+_ACCEPTED = {202: {"model": RunView, "description": "Accepted; `Location` shows how far it is."}}
+_TEXT = {"text/plain": {"schema": {"type": "string"}}, MEDIA_TYPE: {"schema": {"type": "string"}}}
+_LOG = {200: {"content": _TEXT, "description": "The log's bytes, or server-sent events."}}
+_FILE = {200: {"content": {BYTES: {"schema": {"type": "string", "format": "binary"}}}, "description": "The file."}}
+
+
+class _Api:
+    """What the routes share."""
+
+    def __init__(self, commands: Commands, reading: Reading, scheduling: Scheduling, platform: Platform) -> None:
+        self.commands = commands
+        self.reading = reading
+        self.scheduling = scheduling
+        self.platform = platform
+
+    def reply(self, stream: StreamId, run: Run, seq: int, *, is_done: bool = True) -> Reply:
+        """Show a run: 200, or 202 while it is under way."""
+        view = run_view(stream, run)
+        location = f"{_PREFIX}/{stream.id}"
+        if not is_done:
+            return accepted(view, location, etag=etag_of(seq))
+        return Reply(view, etag=etag_of(seq), location=location)
+
+    async def show(self, caller: Caller, run_id: str, wait_s: float | None) -> Reply:
+        """Show a run, when it has ended or after `wait_s` seconds."""
+        if wait_s:
+            present = await self.reading.ended(caller.project, run_id, wait_s)
+        else:
+            present = await self.reading.run(caller.project, run_id)
+        stream = StreamId("run", caller.project, run_id)
+        caller.wrote(stream, present.seq)
+        return self.reply(stream, present.state, present.seq)
+
+    def submission(self, caller: Caller, once: Once) -> Submission:
+        """Return who asks, and under which id."""
+        return Submission(caller.origin(request_id=once.request_id(caller.project)), once.fingerprint)
+
+
+def _add_changes(routes: APIRouter, api: _Api) -> None:
+    @routes.post("", response_model=RunView, operation_id="submit_run", responses=_ACCEPTED)  # type: ignore[arg-type]
+    async def submit(caller: Write, once: Once, preferred: Preferred, body: Json[SubmitRun]) -> Response:
+        """Submit a run. With `Prefer: wait=N` the answer comes when it has ended (200), or after N seconds (202)."""
+        changed = await api.commands.submit(
+            caller.project, body.spec(), body.references(), api.submission(caller, once)
+        )
+        stream, run, seq = changed.stream, changed.state, changed.seq
+        if preferred.wait_s:
+            present = await api.reading.ended(caller.project, stream.id, preferred.wait_s)
+            run, seq = present.state, present.seq
+        caller.wrote(stream, seq)
+        return api.reply(stream, run, seq, is_done=run.is_terminal)
+
+    @routes.post("/{run_id}/cancel", response_model=RunView, operation_id="cancel_run", responses=_ACCEPTED)  # type: ignore[arg-type]
+    async def cancel(caller: Write, once: Once, matching: Matching, run_id: RunId) -> Response:
+        """Cancel a run. One that has ended stays as it is (200); one that a node holds ends soon (202)."""
+        if matching.tags:
+            matching.check((await api.reading.run(caller.project, run_id)).seq)
+        changed = await api.commands.cancel(caller.project, run_id, api.submission(caller, once))
+        caller.wrote(changed.stream, changed.seq)
+        return api.reply(changed.stream, changed.state, changed.seq, is_done=changed.state.is_terminal)
+
+
+def _add_views(routes: APIRouter, api: _Api) -> None:
+    waits = views_caught_up(api.platform.installation, api.platform.views, {"run": RUNS})
+
+    @routes.get("", response_model=Page[RunView], operation_id="list_runs", dependencies=[waits])
+    async def list_all(
+        caller: Read, paging: Paging, status: Annotated[RunStatus | None, Query(description="Only these.")] = None
+    ) -> Response:
+        """List runs, newest first."""
+        rows = await api.platform.views.page(
+            RUNS, caller.project, facet=status, after=paging.after, limit=paging.limit + 1, descending=True
+        )
+        return Reply(page_bytes(rows, paging.limit))
+
+    @routes.get("/{run_id}", response_model=RunView, operation_id="get_run")
+    async def show(
+        caller: Read,
+        preferred: Preferred,
+        run_id: RunId,
+        wait: Annotated[float | None, Query(ge=0, le=60, description="Seconds to wait for its end.")] = None,
+    ) -> Response:
+        """Show a run; with `wait` or `Prefer: wait=N` when it has ended, or after so many seconds."""
+        return await api.show(caller, run_id, preferred.wait_s if wait is None else wait)
+
+    @routes.get("/{run_id}/why", response_model=WhyView, operation_id="why_run")
+    async def why(caller: Read, run_id: RunId) -> Response:
+        """Tell what a run waits for."""
+        present = await api.reading.run(caller.project, run_id)
+        return Reply(explain(StreamId("run", caller.project, run_id), present.state, api.scheduling))
+
+
+def _add_results(routes: APIRouter, api: _Api) -> None:
+    @routes.get("/{run_id}/metrics", response_model=MetricsView, operation_id="get_run_metrics")
+    async def metrics(caller: Read, run_id: RunId) -> Response:
+        """Show what the run's last attempt logged, its tags and properties."""
+        run = (await api.reading.run(caller.project, run_id)).state
+        lines = await api.reading.measured(StreamId("run", caller.project, run_id), run.attempt)
+        measures = run.measures
+        shown = {
+            "metrics": summarise(lines),
+            "tags": measures.tags,
+            "properties": measures.properties,
+            "truncated": measures.offset >= api.reading.measure_limit,
+        }
+        return Reply(orjson.dumps(shown))
+
+    @routes.get("/{run_id}/outputs", response_model=OutputsView, operation_id="list_run_outputs")
+    async def outputs(caller: Read, run_id: RunId) -> Response:
+        """List the files that the run left."""
+        run = (await api.reading.run(caller.project, run_id)).state
+        manifest = await api.reading.outputs(caller.project, run)
+        return Reply(OutputsView(digest=run.outputs or "", files=list(manifest.files)))
+
+    @routes.get(
+        "/{run_id}/outputs/{path:path}",
+        response_class=StreamingResponse,
+        operation_id="get_run_output",
+        responses=_FILE,  # type: ignore[arg-type]
+    )
+    async def output(caller: Read, run_id: RunId, path: Annotated[str, Path(max_length=1024)]) -> Response:
+        """Download a file that the run left."""
+        check_path(path)
+        run = (await api.reading.run(caller.project, run_id)).state
+        entry = await api.reading.output(caller.project, run, path)
+        return await download(api.reading.space(caller.project), entry.digest, filename=path.rpartition("/")[2])
+
+
+def _add_log(routes: APIRouter, api: _Api) -> None:
+    @routes.get("/{run_id}/log", response_class=Response, operation_id="get_run_log", responses=_LOG)  # type: ignore[arg-type]
+    async def log(
+        caller: Read,
+        resume: LastEventId,
+        run_id: RunId,
+        offset: Annotated[int, Query(ge=0, le=2**53, description="Bytes to pass over.")] = 0,
+        tail: Annotated[int | None, Query(ge=0, le=100_000, description="Only so many of the last lines.")] = None,
+        *,
+        follow: Annotated[bool, Query(description="Server-sent events until the run has ended.")] = False,
+        accept: Annotated[str, Header(max_length=1024, include_in_schema=False)] = "",
+    ) -> Response:
+        """Show the log as it is now, or follow it; ids of events are byte offsets."""
+        await api.reading.run(caller.project, run_id)
+        stream = StreamId("run", caller.project, run_id)
+        if follow or MEDIA_TYPE in accept:
+            return EventStream(log_events(api.reading, stream, _resumed(resume, offset)))
+        if tail is not None:
+            return Response(await last_lines(api.reading, stream, tail), media_type="text/plain; charset=utf-8")
+        body = log_bytes(api.reading, stream, offset)
+        return StreamingResponse(body, media_type="text/plain; charset=utf-8")
+
+
+def _resumed(resume: str, offset: int) -> int:
+    if not resume:
+        return offset
+    if not resume.isdecimal() or len(resume) > 16:  # noqa: PLR2004 - beyond any log's length
+        raise Invalid("invalid_header", "Last-Event-ID is not a byte offset of this log.")
+    return int(resume)
+
+
+def _node_view(name: str, node: Node, project: str) -> NodeView:
+    free = {gpu.uuid for gpu in node.free_gpus}
+    return NodeView(
+        id=name,
+        status="ready" if node.is_here else "lost",
+        cpus=node.cpus,
+        memory=node.memory,
+        free_cpus=node.free_cpus,
+        free_memory=node.free_memory,
+        gpus=[GpuView(uuid=one.uuid, kind=one.kind, memory=one.memory, free=one.uuid in free) for one in node.gpus],
+        holders=sorted(holder for holder in node.held if holder.split("/")[1] == project),
+    )
+
+
+def _nodes(api: _Api) -> APIRouter:
+    routes = routes_of("nodes", "/nodes")
+
+    @routes.get("", response_model=Page[NodeView], operation_id="list_nodes")
+    async def list_nodes(caller: ReadNodes, paging: Paging) -> Response:
+        """List the nodes by id; of what they hold, only the caller's project's."""
+        after = paging.after[0] if paging.after is not None else ""
+        found = sorted((name, node) for name, node in api.reading.nodes().items() if name > after)
+        shown = [_node_view(name, node, caller.project) for name, node in found[: paging.limit]]
+        token = encode_token(shown[-1].id, shown[-1].id) if len(found) > paging.limit else None
+        return Reply(Page[NodeView](items=shown, next_page_token=token))
+
+    return routes
+
+
+def router(commands: Commands, reading: Reading, scheduling: Scheduling, platform: Platform) -> APIRouter:
+    """Return all routes of the runner."""
+    api = _Api(commands, reading, scheduling, platform)
+    runs = routes_of("runs", "/runs")
+    _add_changes(runs, api)
+    _add_views(runs, api)
+    _add_results(runs, api)
+    _add_log(runs, api)
+    whole = APIRouter()
+    whole.include_router(runs)
+    whole.include_router(_nodes(api))
+    whole.include_router(files_router("runs", platform.blobs, "runner"))
+    return whole

@@ -1,0 +1,368 @@
+"""One attempt, from claim to outcome: prepare, start, watch, collect.
+
+Every step may be repeated: after a crash the next incarnation adopts the process and goes on with
+whatever the run's stream does not say yet.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from cloche_runner.domain import run_decisions as decisions
+from cloche_runner.domain.endings import Verdict, judge
+from cloche_runner.domain.runs import Run, holder
+from cloche_runner.handlers import MANIFEST_LIMIT, Core, read_manifest, service_origin
+from cloche_runner.metering import Meter
+from cloche_runner.ports import AttemptFiles, AttemptPaths
+from cloche_shared.contracts.definition import Lock
+from cloche_shared.contracts.files import FileEntry, Manifest
+from cloche_shared.contracts.references import Problem
+from cloche_shared.contracts.runs import Ended, RunSpec
+from cloche_shared.errors import ClocheError, Unavailable
+from cloche_shared.journal.commit import StreamId
+from cloche_shared.journal.streams import Changed, Decision
+from cloche_shared.ports.executor import Executor, Exit, Limits, Process, ProcessSpec
+from cloche_shared.ports.journal import OutcomeUnknownError
+from cloche_shared.ports.node_files import NodeFiles
+from cloche_shared.store.hashing import manifest_bytes
+
+OWNER = "runner"
+FOLDERS = ("outputs", "logs")
+TAIL_BYTES = 4096
+TAIL_LINES = 20
+BASE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+LONGEST_BACKOFF = 60.0
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class NodeParts:
+    """What an attempt needs of its node. `bootstrap` is the runtime's script that starts the user's."""
+
+    executor: Executor
+    files: NodeFiles
+    attempts: AttemptFiles
+    bootstrap: Path
+
+
+def attempt_id(stream: StreamId, attempt: int) -> str:
+    """Return the name of an attempt's process and folders."""
+    return f"run-{stream.id.lower()}-{attempt}"
+
+
+class CanceledError(Exception):
+    """The run was cancelled before its process was started."""
+
+
+class Attempt:
+    """One attempt of a run on this node. `process` is known from its start or adoption on."""
+
+    def __init__(self, core: Core, parts: NodeParts, stream: StreamId, run: Run, process: Process | None) -> None:
+        self.stream = stream
+        self.number = run.attempt
+        self.fence = run.fence
+        self.node = run.node
+        self.id = attempt_id(stream, run.attempt)
+        self.process = process
+        self.known = asyncio.Event()
+        self.log_before = run.log_before
+        self._core = core
+        self._parts = parts
+        self._spec = _spec_of(run)
+        self._blobs = core.space(stream.project)
+        self._meter = Meter(core, parts.attempts, stream, self.id, self.fence)
+        self._origin = service_origin(stream.id)
+        if process is not None:
+            self.known.set()
+
+    async def drive(self) -> None:
+        """Bring the attempt to its end. Raises `Conflict` (`stale_fence`) when it holds the run no more."""
+        run = await self._run()
+        try:
+            process = self.process or await self._start(run)
+        except CanceledError:
+            await self._abandon(None)
+        except (Unavailable, OutcomeUnknownError) as error:
+            await self._lose(_problem_of(error), None)
+        except ClocheError as error:
+            await self._abandon(_problem_of(error))
+        else:
+            ended = await self._watch(process)
+            await self._finish(process, ended)
+        await self.clean()
+
+    async def _change(self, decide: Callable[[Run], Decision]) -> Changed[Run]:
+        return await self._core.change_run(self.stream, self._origin, decide)
+
+    async def _run(self) -> Run:
+        present = await self._core.runs.get(self.stream)
+        decisions.hold(present.state, self.fence)
+        return present.state
+
+    async def _release(self) -> None:
+        await self._core.release(self.node, [holder(str(self.stream), self.number)])
+
+    # --- start
+
+    async def _start(self, run: Run) -> Process:
+        if run.phase != "claimed":
+            raise Unavailable("process_lost", "Its process is gone from this node.")
+        spec = await self._unless_canceled(self._prepare(run))
+        await self._unless_canceled(_nothing())
+        self.process = process = await self._parts.executor.start(spec)
+        self.known.set()
+        return process
+
+    async def _prepare(self, run: Run) -> ProcessSpec:
+        """Make environment, working folder and attempt folders, all at the same time."""
+        parts = self._parts
+        async with _Together() as group:
+            prefix = group.create_task(self._prefix(run))
+            folder = group.create_task(self._checkout())
+            paths = group.create_task(parts.attempts.prepare(self.id))
+        python = prefix.result()
+        argv = [str(python), str(parts.bootstrap), "--", self._spec.script, *self._spec.arguments]
+        return ProcessSpec(
+            id=self.id,
+            owner=OWNER,
+            argv=argv,
+            cwd=folder.result(),
+            env=environment(self.stream.id, run, python.parent, paths.result()),
+            limits=self._limits(),
+        )
+
+    async def _prefix(self, run: Run) -> Path:
+        blobs = self._core.blobs.space("builder", run.scope)
+        lock = Lock.model_validate_json(await blobs.read_bytes(run.lock_digest, limit=MANIFEST_LIMIT))
+        return (await self._parts.files.prefix(run.lock_digest, lock, blobs)).python
+
+    async def _checkout(self) -> Path:
+        manifest = await read_manifest(self._blobs, self._spec.snapshot)
+        return await self._parts.files.checkout(self.id, manifest, self._blobs)
+
+    def _limits(self) -> Limits:
+        spec, settings = self._spec, self._core.settings
+        return Limits(
+            memory=spec.resources.memory or None,
+            deadline=spec.deadline,
+            grace=spec.grace,
+            log=settings.log_bytes,
+            orphan_after=settings.orphan_after,
+        )
+
+    async def _unless_canceled(self, work: Awaitable[T]) -> T:
+        """Do something, or raise `CanceledError` as soon as the run is cancelled."""
+        working = asyncio.ensure_future(work)
+        canceling = asyncio.create_task(self._canceling(), name="attempt-canceling")
+        try:
+            await asyncio.wait([working, canceling], return_when=asyncio.FIRST_COMPLETED)
+            if not working.done() or (canceling.done() and not canceling.cancelled()):
+                raise CanceledError
+            return working.result()
+        finally:
+            for task in (working, canceling):
+                task.cancel()
+            await asyncio.gather(working, canceling, return_exceptions=True)
+
+    async def _canceling(self) -> None:
+        """Wait until the run is cancelled or taken away."""
+        board = self._core.board
+        while True:
+            run = board.claims.get(self.stream)
+            if run is None or run.canceling or run.fence != self.fence:
+                return
+            await board.changed(self.stream)
+
+    # --- watch
+
+    async def _watch(self, process: Process) -> Ended:
+        side = [
+            asyncio.create_task(self._say_started(process), name="attempt-started"),
+            asyncio.create_task(self._cancel_when_asked(process), name="attempt-cancel"),
+            asyncio.create_task(self._meter.run(), name="attempt-meter"),
+        ]
+        try:
+            ending = await process.wait()
+            # a program that was quick has begun before it ended, and both belong into the stream
+            await side[0]
+        finally:
+            for task in side:
+                task.cancel()
+            await asyncio.gather(*side, return_exceptions=True)
+        return ended_of(ending)
+
+    async def _say_started(self, process: Process) -> None:
+        if await process.started():
+            at = self._core.writer.now()
+            await self._change(lambda run: decisions.decide_started(run, self.fence, at))
+
+    async def _cancel_when_asked(self, process: Process) -> None:
+        await self._canceling()
+        grace = self._spec.grace
+        await process.cancel(grace=grace)
+        await asyncio.sleep(grace + self._core.settings.cancel_margin)
+        await process.cancel(grace=0.0)
+
+    # --- finish
+
+    async def _finish(self, process: Process, ended: Ended) -> None:
+        tail = await log_tail(process, ended.log_bytes) if ended.code != 0 else ""
+        verdict = judge(ended, self._spec, log_tail=tail)
+        if verdict.kind == "infrastructure" and verdict.problem is not None:
+            await self._lose(verdict.problem, await self._with_log(process, ended))
+            return
+        at = self._core.writer.now()
+        async with _Together() as group:
+            group.create_task(self._change(lambda run: decisions.decide_finalizing(run, self.fence, ended, at)))
+            group.create_task(self._meter.drain())
+            group.create_task(self._release())
+            outputs = group.create_task(self._collect())
+            shipped = group.create_task(self._with_log(process, ended))
+        await self._conclude(verdict, shipped.result(), outputs.result())
+
+    async def _conclude(self, verdict: Verdict, ended: Ended, outputs: str) -> None:
+        at = self._core.writer.now()
+        await self._change(lambda run: decisions.decide_ended(run, self.fence, verdict, ended, outputs, at))
+
+    async def _with_log(self, process: Process, ended: Ended) -> Ended:
+        """Ship the log, if there is one."""
+        if not ended.log_bytes:
+            return ended
+        blob = await self._blobs.put(_bytes_of(process))
+        return ended.model_copy(update={"log": blob.digest, "log_bytes": blob.size})
+
+    async def _collect(self) -> str:
+        """Store what the attempt left and return the digest of its manifest; uploads win over files of their name."""
+        collected, uploaded = await asyncio.gather(
+            self._parts.files.collect(self.id, FOLDERS, self._blobs),
+            self._parts.attempts.uploads(self.id, self._blobs),
+        )
+        entries: dict[str, FileEntry] = {entry.path: entry for entry in (*collected.files, *uploaded)}
+        manifest = Manifest(files=tuple(entries[path] for path in sorted(entries)))
+        return (await self._blobs.put_bytes(manifest_bytes(manifest))).digest
+
+    async def _lose(self, problem: Problem, ended: Ended | None) -> None:
+        core = self._core
+        run = await self._run()
+        delay = min(LONGEST_BACKOFF, core.settings.loss_delay * 2**run.losses)
+        again = decisions.Again(core.settings.losses, core.after(delay))
+        at = core.writer.now()
+        await self._release()
+        await self._change(lambda state: decisions.decide_lost(state, self.fence, problem, ended, again, at))
+
+    async def _abandon(self, problem: Problem | None) -> None:
+        """End a run whose process never was."""
+        at = self._core.writer.now()
+        reason = problem or Problem(code="canceled", message="The run was cancelled.")
+        await self._release()
+        await self._change(lambda run: decisions.decide_abandoned(run, self.fence, reason, at))
+
+    async def clean(self) -> None:
+        """Remove what the attempt left on this node; its process has ended or never was."""
+        parts = self._parts
+        await parts.executor.forget(self.id)
+        await asyncio.gather(parts.files.discard(self.id), parts.attempts.discard(self.id))
+
+    async def revoke(self) -> None:
+        """End a process that holds its run no more, and remove what it left."""
+        if self.process is not None:
+            await end_process(self.process)
+        await self.clean()
+
+
+async def end_process(process: Process) -> None:
+    """Kill a group and wait for the proof of its end."""
+    await process.cancel(grace=0.0)
+    await process.wait()
+
+
+class _Together(asyncio.TaskGroup):
+    """A task group that raises the first failure itself, not a group of them."""
+
+    async def __aexit__(self, kind: object, error: object, trace: object) -> bool | None:
+        try:
+            return await super().__aexit__(kind, error, trace)  # type: ignore[arg-type]
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+
+
+async def _nothing() -> None:
+    return
+
+
+def _spec_of(run: Run) -> RunSpec:
+    if run.spec is None:
+        raise ValueError("a run that was claimed was submitted")
+    return run.spec
+
+
+def _problem_of(error: Exception) -> Problem:
+    if isinstance(error, ClocheError):
+        message = " ".join(part for part in (error.what, error.why) if part)
+        return Problem(code=error.code, message=message, todo=error.todo, extra=dict(error.extra))
+    return Problem(code="store_unavailable", message="The store did not answer while the attempt was prepared.")
+
+
+def ended_of(ending: Exit) -> Ended:
+    """Return how a group ended, as facts tell it."""
+    return Ended(
+        ending=ending.ending,
+        code=ending.code,
+        signal=ending.signal,
+        log_bytes=ending.log_bytes,
+        log_dropped=ending.log_dropped,
+        wall_seconds=round(ending.wall_seconds, 3),
+        cpu_seconds=round(ending.cpu_seconds, 3),
+        peak_memory=ending.peak_memory,
+        detail=ending.detail,
+    )
+
+
+def environment(run_id: str, run: Run, bin_folder: Path, paths: AttemptPaths) -> Mapping[str, str]:
+    """Return exactly what the user's process gets: a small base, the environment's variables, the run's, ours."""
+    spec = _spec_of(run)
+    resolved = run.environment
+    gpus = ",".join(run.gpus)
+    base = {
+        "PATH": f"{bin_folder}:{BASE_PATH}",
+        "HOME": str(paths.home),
+        "TMPDIR": str(paths.tmp),
+        "LANG": "C.UTF-8",
+    }
+    ours = {
+        "PATH": base["PATH"],
+        "VIRTUAL_ENV": str(bin_folder.parent),
+        "CLOCHE_RUN_ID": run_id,
+        "CLOCHE_RUN_ATTEMPT": str(run.attempt),
+        "CLOCHE_RUN_JOURNAL": str(paths.journal),
+        "CLOCHE_RUN_UPLOADS": str(paths.uploads),
+        "AZUREML_RUN_ID": run_id,
+        "CUDA_VISIBLE_DEVICES": gpus,
+        "NVIDIA_VISIBLE_DEVICES": gpus or "void",
+    }
+    if resolved is not None:
+        ours["CLOCHE_ENVIRONMENT_NAME"] = resolved.name
+        ours["CLOCHE_ENVIRONMENT_VERSION"] = resolved.version
+        ours["CLOCHE_ENVIRONMENT_DEFINITION_HASH"] = resolved.definition_hash
+    ours["CLOCHE_ENVIRONMENT_LOCK_DIGEST"] = run.lock_digest
+    variables = resolved.definition.variables if resolved is not None else {}
+    return {**base, **variables, **spec.variables, **ours}
+
+
+async def log_tail(process: Process, size: int) -> str:
+    """Return the last lines of an ended process's log."""
+    data = b""
+    with suppress(OSError):
+        async for chunk in process.log(max(0, size - TAIL_BYTES), follow=False):
+            data = (data + chunk.data)[-TAIL_BYTES:]
+    lines = data.decode(errors="replace").splitlines()
+    return "\n".join(lines[-TAIL_LINES:])
+
+
+async def _bytes_of(process: Process) -> AsyncIterator[bytes]:
+    async for chunk in process.log(0, follow=False):
+        yield chunk.data

@@ -1,0 +1,255 @@
+"""A node: what it offers, and who holds what of it.
+
+One insert in the node's stream gives a holder its CPU, memory and all its GPUs. The state keeps only
+what is held now, so it stays small however many runs went over the node.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from cloche_shared.contracts.fact import Fact
+from cloche_shared.contracts.facts import (
+    NodeGpu,
+    NodeJoined,
+    NodeLost,
+    ReplicaAllocated,
+    ReplicaRefused,
+    ResourcesAllocated,
+    ResourcesReleased,
+)
+from cloche_shared.contracts.references import Problem
+from cloche_shared.contracts.runs import Resources
+from cloche_shared.journal.streams import Decision
+from cloche_shared.ports.devices import Offer
+
+NODE_PROJECT = "-"
+"""The project of all nodes' streams: no user's project can have this name."""
+
+
+class Held(BaseModel):
+    """What one holder has."""
+
+    model_config = ConfigDict(frozen=True)
+
+    cpus: float = 0.0
+    memory: int = 0
+    gpus: tuple[str, ...] = ()
+
+
+class Node(BaseModel):
+    """A node as it is. A default instance does not exist."""
+
+    model_config = ConfigDict(frozen=True)
+
+    joined: bool = False
+    lost: bool = False
+    cpus: float = 0.0
+    memory: int = 0
+    gpus: tuple[NodeGpu, ...] = ()
+    address: str = ""
+    held: dict[str, Held] = Field(default_factory=dict)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it can be given work."""
+        return self.joined and not self.lost
+
+    @property
+    def free_cpus(self) -> float:
+        """Cores that nobody holds."""
+        return round(self.cpus - sum(held.cpus for held in self.held.values()), 6)
+
+    @property
+    def free_memory(self) -> int:
+        """Bytes of memory that nobody holds."""
+        return self.memory - sum(held.memory for held in self.held.values())
+
+    @property
+    def free_gpus(self) -> tuple[NodeGpu, ...]:
+        """GPUs that nobody holds."""
+        taken = {uuid for held in self.held.values() for uuid in held.gpus}
+        return tuple(gpu for gpu in self.gpus if gpu.uuid not in taken)
+
+
+def _joined(node: Node, fact: NodeJoined) -> Node:
+    held = {} if node.lost else node.held
+    return Node(joined=True, cpus=fact.cpus, memory=fact.memory, gpus=fact.gpus, address=fact.address, held=held)
+
+
+def _lost(node: Node, _: NodeLost) -> Node:
+    return node.model_copy(update={"lost": True, "held": {}})
+
+
+def _allocated(node: Node, fact: ResourcesAllocated) -> Node:
+    wanted = fact.resources
+    held = Held(cpus=wanted.cpus, memory=wanted.memory, gpus=fact.gpus)
+    return node.model_copy(update={"held": {**node.held, fact.holder: held}})
+
+
+def _released(node: Node, fact: ResourcesReleased) -> Node:
+    return node.model_copy(update={"held": {name: held for name, held in node.held.items() if name != fact.holder}})
+
+
+_EVOLVE: Mapping[type[Fact], Callable[..., Node]] = {
+    NodeJoined: _joined,
+    NodeLost: _lost,
+    ResourcesAllocated: _allocated,
+    ResourcesReleased: _released,
+}
+
+
+def evolve(node: Node, fact: Fact) -> Node:
+    """Return the node after a fact; facts of other kinds change nothing."""
+    change = _EVOLVE.get(type(fact))
+    return node if change is None else change(node, fact)
+
+
+# --- what fits
+
+
+def is_kind(gpu: NodeGpu, kind: str) -> bool:
+    """Tell whether a GPU is of the kind that is asked for: its name, or a word of it, in any case."""
+    return not kind or kind.casefold() == gpu.kind.casefold() or kind.casefold() in gpu.kind.casefold().split()
+
+
+def suited(gpus: Sequence[NodeGpu], wanted: Resources) -> list[NodeGpu]:
+    """Return those GPUs that count for a request."""
+    return [gpu for gpu in gpus if is_kind(gpu, wanted.gpu_kind)]
+
+
+def fits(node: Node, wanted: Resources) -> bool:
+    """Tell whether a request fits into what is free."""
+    return (
+        node.is_here
+        and wanted.cpus <= node.free_cpus
+        and wanted.memory <= node.free_memory
+        and wanted.gpus <= len(suited(node.free_gpus, wanted))
+    )
+
+
+def could_fit(node: Node, wanted: Resources) -> bool:
+    """Tell whether a request fits when nobody holds anything."""
+    return (
+        node.is_here
+        and wanted.cpus <= node.cpus
+        and wanted.memory <= node.memory
+        and wanted.gpus <= len(suited(node.gpus, wanted))
+    )
+
+
+# --- decisions
+
+
+@dataclass(frozen=True, slots=True)
+class Claimant:
+    """Who wants what."""
+
+    holder: str
+    resources: Resources
+
+
+def decide_join(node: Node, offer: Offer, address: str) -> Decision:
+    """Offer what the node has; nothing when that is known and the node is not lost."""
+    gpus = tuple(NodeGpu(uuid=gpu.uuid, kind=gpu.kind, memory=gpu.memory) for gpu in offer.gpus)
+    fact = NodeJoined(cpus=offer.cpus, memory=offer.memory, gpus=gpus, address=address)
+    return Decision() if node.is_here and _joined(node, fact) == node else Decision([fact])
+
+
+def decide_lost(node: Node) -> Decision:
+    """Declare the node lost: whatever it held is free, since its supervisors ended it."""
+    return Decision([NodeLost()]) if node.is_here else Decision()
+
+
+def allocate(node: Node, claimant: Claimant) -> ResourcesAllocated | None:
+    """Return the allocation, or None where it does not fit or the holder has one already."""
+    wanted = claimant.resources
+    if claimant.holder in node.held or not fits(node, wanted):
+        return None
+    gpus = tuple(gpu.uuid for gpu in suited(node.free_gpus, wanted)[: wanted.gpus])
+    return ResourcesAllocated(holder=claimant.holder, resources=wanted, gpus=gpus)
+
+
+def decide_allocate(node: Node, claimants: Sequence[Claimant]) -> Decision:
+    """Give each claimant all that it wants, or nothing; those that do not fit any more are passed over."""
+    facts = []
+    for claimant in claimants:
+        fact = allocate(node, claimant)
+        if fact is not None:
+            facts.append(fact)
+            node = _allocated(node, fact)
+    return Decision(facts)
+
+
+def decide_release(node: Node, holders: Sequence[str]) -> Decision:
+    """Free what these holders have; harmless for those that have nothing."""
+    return Decision([ResourcesReleased(holder=name) for name in dict.fromkeys(holders) if name in node.held])
+
+
+def decide_replica(node: Node, name: str, claimant: Claimant) -> Decision:
+    """Answer a scoring replica's request from the node named `name`."""
+    held = node.held.get(claimant.holder)
+    if held is not None:
+        return Decision(answer=ReplicaAllocated(node=name, holder=claimant.holder, gpus=held.gpus))
+    fact = allocate(node, claimant)
+    if fact is None:
+        return Decision(answer=ReplicaRefused(problem=no_room([node], claimant.resources)))
+    return Decision([fact], answer=ReplicaAllocated(node=name, holder=claimant.holder, gpus=fact.gpus))
+
+
+def no_room(nodes: Sequence[Node], wanted: Resources) -> Problem:
+    """Return why a replica gets nothing."""
+    lack = never(nodes, wanted)
+    if lack:
+        return Problem(code="insufficient_resources", message=f"The replica {lack}", todo="Ask for less.")
+    return Problem(
+        code="resources_busy",
+        message=f"The replica {waits_for(nodes, wanted)}",
+        todo="Wait for runs to end, or cancel some, then deploy again.",
+    )
+
+
+# --- explanations
+
+
+def _gpus(count: int, kind: str) -> str:
+    return f"{count} GPU{'' if count == 1 else 's'}" + (f" of kind {kind}" if kind else "")
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"
+
+
+def never(nodes: Sequence[Node], wanted: Resources) -> str:
+    """Return what no node can ever meet, or an empty text where one could."""
+    here = [node for node in nodes if node.is_here]
+    if not here:
+        return "waits for a node: none is there."
+    if any(could_fit(node, wanted) for node in here):
+        return ""
+    gpus = max(len(suited(node.gpus, wanted)) for node in here)
+    if wanted.gpus > gpus:
+        return f"asks for {_gpus(wanted.gpus, wanted.gpu_kind)}; the largest node has {gpus}."
+    cpus = max(node.cpus for node in here)
+    if wanted.cpus > cpus:
+        return f"asks for {wanted.cpus:g} CPUs; the largest node has {cpus:g}."
+    memory = max(node.memory for node in here)
+    if wanted.memory > memory:
+        return f"asks for {_gib(wanted.memory)} of memory; the largest node has {_gib(memory)}."
+    return "asks for more of everything together than any one node has."
+
+
+def waits_for(nodes: Sequence[Node], wanted: Resources) -> str:
+    """Return what is lacking just now on the nodes that could take the request."""
+    able = [node for node in nodes if could_fit(node, wanted)]
+    gpus = max((len(suited(node.free_gpus, wanted)) for node in able), default=0)
+    if wanted.gpus > gpus:
+        return f"waits for {_gpus(wanted.gpus, wanted.gpu_kind)}: {gpus} free."
+    cpus = max((node.free_cpus for node in able), default=0.0)
+    if wanted.cpus > cpus:
+        return f"waits for {wanted.cpus:g} CPUs: {cpus:g} free."
+    memory = max((node.free_memory for node in able), default=0)
+    if wanted.memory > memory:
+        return f"waits for {_gib(wanted.memory)} of memory: {_gib(max(0, memory))} free."
+    return "waits for its turn."

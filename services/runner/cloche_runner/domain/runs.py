@@ -1,0 +1,239 @@
+"""A run: what it asks for, which attempt holds it, how it ended.
+
+The number of an attempt's claim in the stream is its fence. A fact that names another fence than the
+present one is refused, so whoever was declared lost can change nothing any more. A terminal state is
+never left.
+
+Every document of a run holds one fact, save that `AttemptLost` has a rider (requeued, failed or
+canceled) in its own document; so `documents` is the stream's sequence number.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from cloche_runner.domain.measures import Measures
+from cloche_shared.contracts.fact import Fact
+from cloche_shared.contracts.facts import (
+    AttemptClaimed,
+    AttemptLost,
+    RunCanceled,
+    RunCancelRequested,
+    RunCompleted,
+    RunFailed,
+    RunFinalizing,
+    RunMeasured,
+    RunPreparing,
+    RunQueued,
+    RunRequeued,
+    RunStarted,
+    RunSubmitted,
+)
+from cloche_shared.contracts.references import Problem, References, ResolvedEnvironment, ResolvedModel
+from cloche_shared.contracts.runs import Ended, RunSpec, RunStatus
+
+Phase = Literal[
+    "", "submitted", "preparing", "queued", "claimed", "running", "finalizing", "completed", "failed", "canceled"
+]
+ENDED: frozenset[Phase] = frozenset({"completed", "failed", "canceled"})
+HELD: frozenset[Phase] = frozenset({"claimed", "running", "finalizing"})
+"""Phases in which a node holds the run."""
+
+_STATUS: Mapping[Phase, RunStatus] = {
+    "": "NotStarted",
+    "submitted": "NotStarted",
+    "preparing": "Preparing",
+    "queued": "Queued",
+    "claimed": "Starting",
+    "running": "Running",
+    "finalizing": "Finalizing",
+    "completed": "Completed",
+    "failed": "Failed",
+    "canceled": "Canceled",
+}
+
+
+class LogPart(BaseModel):
+    """The shipped log of an earlier attempt."""
+
+    model_config = ConfigDict(frozen=True)
+
+    digest: str
+    size: int
+
+
+class Run(BaseModel):
+    """A run as it is. A default instance does not exist.
+
+    `losses` counts attempts that ended for a reason of the infrastructure, `failures` those that the
+    user's code ended. `logs` are the earlier attempts' logs: a run's log is all of them in a row.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    phase: Phase = ""
+    documents: int = 0
+    riding: bool = False
+    spec: RunSpec | None = None
+    references: References | None = None
+    environment: ResolvedEnvironment | None = None
+    models: tuple[ResolvedModel, ...] = ()
+    lock_digest: str = ""
+    scope: str = ""
+    image: str = ""
+    reused: bool = False
+    attempt: int = 0
+    fence: int = 0
+    node: str = ""
+    gpus: tuple[str, ...] = ()
+    canceling: bool = False
+    losses: int = 0
+    failures: int = 0
+    not_before: str = ""
+    problem: Problem | None = None
+    ended: Ended | None = None
+    outputs: str | None = None
+    logs: tuple[LogPart, ...] = ()
+    created_by: str = ""
+    created_at: str = ""
+    started_at: str = ""
+    ended_at: str = ""
+    measures: Measures = Field(default_factory=Measures)
+
+    @property
+    def status(self) -> RunStatus:
+        """What users see."""
+        if self.canceling and self.phase in ("claimed", "running"):
+            return "CancelRequested"
+        return _STATUS[self.phase]
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether nothing will change any more."""
+        return self.phase in ENDED
+
+    @property
+    def is_held(self) -> bool:
+        """Whether an attempt of some node holds it."""
+        return self.phase in HELD
+
+    @property
+    def log_before(self) -> int:
+        """Bytes of log that earlier attempts wrote: where the present attempt's log begins."""
+        return sum(part.size for part in self.logs)
+
+
+def holder(run: str, attempt: int) -> str:
+    """Return how an attempt is named in a node's stream; `run` is the stream's name."""
+    return f"{run}#{attempt}"
+
+
+def _submitted(run: Run, fact: RunSubmitted) -> Run:
+    measures = Measures(tags=dict(fact.spec.tags))
+    changes: dict[str, object] = {
+        "phase": "submitted",
+        "spec": fact.spec,
+        "references": fact.references,
+        "created_at": fact.at,
+    }
+    changes |= {"created_by": fact.by}
+    return run.model_copy(update={**changes, "measures": measures})
+
+
+def _preparing(run: Run, fact: RunPreparing) -> Run:
+    return run.model_copy(update={"phase": "preparing", "environment": fact.environment, "models": fact.models})
+
+
+def _queued(run: Run, fact: RunQueued) -> Run:
+    changes = {"lock_digest": fact.lock_digest, "scope": fact.scope, "image": fact.image, "reused": fact.reused}
+    return run.model_copy(update={**changes, "phase": "queued"})
+
+
+def _claimed(run: Run, fact: AttemptClaimed) -> Run:
+    changes: dict[str, object] = {
+        "phase": "claimed",
+        "attempt": fact.attempt,
+        "fence": run.documents,
+        "node": fact.node,
+        "gpus": fact.gpus,
+        "started_at": "",
+        "ended": None,
+        "measures": run.measures.of_next_attempt(),
+    }
+    return run.model_copy(update=changes)
+
+
+def _started(run: Run, fact: RunStarted) -> Run:
+    return run.model_copy(update={"phase": "running", "started_at": fact.at})
+
+
+def _measured(run: Run, fact: RunMeasured) -> Run:
+    return run.model_copy(update={"measures": run.measures.take(fact.lines, fact.end)})
+
+
+def _cancel_requested(run: Run, _: RunCancelRequested) -> Run:
+    return run.model_copy(update={"canceling": True})
+
+
+def _finalizing(run: Run, fact: RunFinalizing) -> Run:
+    return run.model_copy(update={"phase": "finalizing", "ended": fact.ended})
+
+
+def _with_log(run: Run, ended: Ended | None) -> tuple[LogPart, ...]:
+    if ended is None or not ended.log:
+        return run.logs
+    return (*run.logs, LogPart(digest=ended.log, size=ended.log_bytes))
+
+
+def _lost(run: Run, fact: AttemptLost) -> Run:
+    changes = {"losses": run.losses + 1, "problem": fact.problem, "ended": fact.ended, "riding": True}
+    return run.model_copy(update={**changes, "logs": _with_log(run, fact.ended)})
+
+
+def _requeued(run: Run, fact: RunRequeued) -> Run:
+    changes: dict[str, object] = {"phase": "queued", "node": "", "gpus": (), "not_before": fact.not_before}
+    if fact.cause == "user":
+        changes |= {"failures": run.failures + 1, "logs": _with_log(run, fact.ended)}
+    return run.model_copy(update=changes)
+
+
+def _end(run: Run, phase: Phase, fact: RunCompleted | RunFailed | RunCanceled, problem: Problem | None) -> Run:
+    ended = fact.ended or (run.ended if run.riding else None)
+    changes: dict[str, object] = {
+        "phase": phase,
+        "problem": problem,
+        "outputs": fact.outputs,
+        "ended": fact.ended,
+        "ended_at": fact.at,
+    }
+    if not run.riding:
+        changes["logs"] = _with_log(run, ended)
+    return run.model_copy(update=changes)
+
+
+_EVOLVE: Mapping[type[Fact], Callable[..., Run]] = {
+    RunSubmitted: _submitted,
+    RunPreparing: _preparing,
+    RunQueued: _queued,
+    AttemptClaimed: _claimed,
+    RunStarted: _started,
+    RunMeasured: _measured,
+    RunCancelRequested: _cancel_requested,
+    RunFinalizing: _finalizing,
+    AttemptLost: _lost,
+    RunRequeued: _requeued,
+    RunCompleted: lambda run, fact: _end(run, "completed", fact, None),
+    RunFailed: lambda run, fact: _end(run, "failed", fact, fact.problem),
+    RunCanceled: lambda run, fact: _end(run, "canceled", fact, None),
+}
+
+
+def evolve(run: Run, fact: Fact) -> Run:
+    """Return the run after a fact; facts of other kinds change nothing."""
+    change = _EVOLVE.get(type(fact))
+    if change is None:
+        return run
+    if run.riding:
+        return change(run, fact).model_copy(update={"riding": False})
+    return change(run.model_copy(update={"documents": run.documents + 1}), fact)

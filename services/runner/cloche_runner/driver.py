@@ -1,0 +1,195 @@
+"""The node's driver: every attempt that the journal gives to its node is driven to its end.
+
+Whoever starts this holds the node's folder lock, so the former holder is dead and what it left is
+adopted at once. Processes that nobody holds a claim for are ended and forgotten.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from cloche_runner.attempt import OWNER, Attempt, NodeParts, attempt_id, end_process
+from cloche_runner.domain import nodes as node_rules
+from cloche_runner.domain.nodes import NODE_PROJECT
+from cloche_runner.domain.runs import Run
+from cloche_runner.handlers import Core, service_origin
+from cloche_shared.errors import Conflict, Unavailable
+from cloche_shared.journal.commit import StreamId
+from cloche_shared.ports.devices import Devices
+from cloche_shared.ports.executor import Process
+from cloche_shared.ports.journal import OutcomeUnknownError
+
+_log = structlog.get_logger(__name__)
+_AGAIN = (0.1, 0.5, 2.0, 5.0)
+STALE_FENCE = "stale_fence"
+
+
+class Driver:
+    """Drives one node. `caught_up` waits until this process knows what the journal said before it started."""
+
+    def __init__(
+        self,
+        core: Core,
+        node: str,
+        parts: NodeParts,
+        devices: Devices,
+        *,
+        caught_up: Callable[[], Awaitable[None]],
+        placing: Callable[[str], bool] = lambda _: False,
+    ) -> None:
+        self.node = node
+        self.attempts: dict[StreamId, Attempt] = {}
+        self._core = core
+        self._parts = parts
+        self._devices = devices
+        self._caught_up = caught_up
+        self._placing = placing
+        self._left: dict[str, Process] = {}
+        self._tasks: dict[StreamId, asyncio.Task[None]] = {}
+        self._suspects: set[str] = set()
+
+    # --- the node itself
+
+    async def join(self) -> None:
+        """Offer what the node has, and take over what a former owner left."""
+        core = self._core
+        stream = core.nodes.id(NODE_PROJECT, self.node)
+        present = await core.nodes.get(stream)
+        self._left = {process.id: process for process in await self._parts.executor.adopt(OWNER)}
+        for name in present.state.held:
+            await self._see_holder(name)
+        if present.state.lost:
+            await self.end_strangers()
+        offer = await self._devices.offer()
+        await core.change_node(
+            self.node, service_origin(), lambda node: node_rules.decide_join(node, offer, core.settings.address)
+        )
+
+    async def _see_holder(self, name: str) -> None:
+        stream = _run_of(name)
+        if stream is not None:
+            await self._core.see(stream)
+
+    async def end_strangers(self) -> None:
+        """End and forget every process that no claim is for, and remove the folders of such attempts."""
+        mine = {attempt_id(stream, run.attempt) for stream, run in self._core.board.claims_of(self.node)}
+        strangers = [process for name, process in self._left.items() if name not in mine]
+        await asyncio.gather(*(end_process(process) for process in strangers))
+        for process in strangers:
+            self._left.pop(process.id, None)
+            await self._parts.executor.forget(process.id)
+        for name in await self._parts.attempts.present():
+            if name not in mine:
+                await self._parts.attempts.discard(name)
+                await self._parts.files.discard(name)
+
+    async def sweep_holders(self) -> None:
+        """Release what is held for attempts that are over or never were (a crash between two steps)."""
+        core = self._core
+        node = (await core.nodes.get(core.nodes.id(NODE_PROJECT, self.node))).state
+        suspects = set()
+        for name in node.held:
+            stream = _run_of(name)
+            if stream is None or self._placing(name):
+                continue
+            run = (await core.runs.get(stream)).state
+            number = int(name.rpartition("#")[2])
+            if not (run.is_held and run.node == self.node and run.attempt == number):
+                suspects.add(name)
+        gone = suspects if core.board_is_truth else suspects & self._suspects
+        gone -= {name for name in gone if self._placing(name)}
+        self._suspects = suspects - gone
+        if gone:
+            await core.release(self.node, sorted(gone))
+
+    # --- the loop
+
+    async def run(self) -> None:
+        """Drive for ever."""
+        janitor = asyncio.create_task(self._clean_up_once(), name="runner-janitor")
+        try:
+            while True:
+                self._take_up()
+                await self._core.board.to_drive.wait(self._core.settings.sweep_every)
+        finally:
+            janitor.cancel()
+            await asyncio.gather(janitor, return_exceptions=True)
+            await self._let_go()
+
+    async def _clean_up_once(self) -> None:
+        await self._caught_up()
+        self._take_up()
+        await self.sweep_holders()
+        await self.end_strangers()
+        while True:
+            await asyncio.sleep(self._core.settings.sweep_every)
+            try:
+                await self.sweep_holders()
+            except (Unavailable, OutcomeUnknownError) as error:
+                _log.warning("sweep_failed", error=str(error))
+
+    def _take_up(self) -> None:
+        """Begin to drive what was claimed for this node and is not driven yet."""
+        for stream, run in self._core.board.claims_of(self.node):
+            known = self.attempts.get(stream)
+            if known is not None:
+                continue
+            process = self._left.pop(attempt_id(stream, run.attempt), None)
+            self.attempts[stream] = attempt = Attempt(self._core, self._parts, stream, run, process)
+            self._tasks[stream] = asyncio.create_task(self._drive(attempt), name=f"attempt:{stream.id}")
+
+    async def _drive(self, attempt: Attempt) -> None:
+        """Drive an attempt until it is over, through failures of the store and of ours."""
+        tries = 0
+        try:
+            while not await self._once(attempt, tries):
+                await asyncio.sleep(_AGAIN[min(tries, len(_AGAIN) - 1)])
+                tries += 1
+        finally:
+            if self.attempts.get(attempt.stream) is attempt:
+                del self.attempts[attempt.stream]
+                self._tasks.pop(attempt.stream, None)
+            self._core.board.to_drive.ring()
+
+    async def _once(self, attempt: Attempt, tries: int) -> bool:
+        try:
+            await attempt.drive()
+        except Conflict as error:
+            if error.code != STALE_FENCE:
+                raise
+            _log.info("attempt_revoked", run=str(attempt.stream), fence=attempt.fence)
+            await attempt.revoke()
+            await self._core.see(attempt.stream)
+        except (Unavailable, OutcomeUnknownError) as error:
+            _log.warning("attempt_delayed", run=str(attempt.stream), error=str(error), tries=tries)
+            return False
+        except Exception:
+            _log.exception("attempt_failed", run=str(attempt.stream), tries=tries)
+            return False
+        return True
+
+    async def _let_go(self) -> None:
+        """Stop driving; processes go on."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def process_of(self, stream: StreamId) -> Attempt | None:
+        """Return the attempt of a run that is driven here."""
+        return self.attempts.get(stream)
+
+    async def grant(self, seconds: float) -> None:
+        """Let all processes of this node live for some seconds more."""
+        processes = [attempt.process for attempt in self.attempts.values() if attempt.process is not None]
+        await asyncio.gather(*(process.grant(seconds) for process in processes))
+
+    def holds(self, stream: StreamId, run: Run) -> bool:
+        """Tell whether the run's present attempt is on this node."""
+        return run.is_held and run.node == self.node and stream in self.attempts
+
+
+def _run_of(name: str) -> StreamId | None:
+    """Return the run that a holder's name belongs to, None for replicas."""
+    return StreamId.parse(name.rpartition("#")[0]) if name.startswith("run/") else None

@@ -1,0 +1,41 @@
+"""The runner's settings (`CLOCHE_RUNNER__<FIELD>`)."""
+
+from pydantic import Field
+
+from cloche_shared.settings import Section
+
+
+class RunnerSettings(Section):
+    """How runs are accepted, placed, driven and watched. Times in seconds, sizes in bytes.
+
+    `node`: this replica's node id; empty: it drives none and only answers requests.
+    `address`: where other replicas reach this one.
+    `snapshot_bytes`, `snapshot_files`: the largest snapshot that is accepted.
+    `losses`: attempts that may be lost for reasons of the infrastructure before a run fails.
+    `loss_delay`: the wait before the next attempt after the first loss; it doubles with each.
+    `patience`: how long a run that does not fit is passed by smaller ones before it reserves a node.
+    `starving`: after this wait a run goes first within its priority, whatever its project holds.
+    `lease`: the time to live of a node's lease where several replicas share a journal.
+    `orphan_after`: how long an attempt lives on when nobody comes back for it (single-process installations).
+    `cancel_margin`: beyond a run's grace, the time after which a cancelled run counts as ended.
+    `measure_every`: the pause between two looks at what a script logged.
+    `measure_bytes`: how much of it is kept for one attempt.
+    `log_bytes`: how much of an attempt's log is kept.
+    `sweep_every`: the pause of the safety net that looks for work without being woken.
+    """
+
+    node: str = ""
+    address: str = ""
+    snapshot_bytes: int = Field(default=300 * 1024 * 1024, ge=0)
+    snapshot_files: int = Field(default=10_000, ge=0)
+    losses: int = Field(default=3, ge=1)
+    loss_delay: float = Field(default=1.0, ge=0)
+    patience: float = Field(default=30.0, ge=0)
+    starving: float = Field(default=600.0, gt=0)
+    lease: float = Field(default=30.0, gt=0)
+    orphan_after: float = Field(default=24 * 3600.0, gt=0)
+    cancel_margin: float = Field(default=5.0, ge=0)
+    measure_every: float = Field(default=1.0, gt=0)
+    measure_bytes: int = Field(default=16 * 1024 * 1024, ge=0)
+    log_bytes: int = Field(default=1024 * 1024 * 1024, ge=0)
+    sweep_every: float = Field(default=30.0, gt=0)

@@ -1,0 +1,200 @@
+"""The runner, put together."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cloche_runtime
+from cloche_runner.adapters.attempt_files import LocalAttemptFiles
+from cloche_runner.api import router
+from cloche_runner.attempt import Attempt, NodeParts
+from cloche_runner.board import Board
+from cloche_runner.consumers import FOREIGN_TOPICS, OWN_TOPICS, handlers, own_facts, seen
+from cloche_runner.driver import Driver
+from cloche_runner.handlers import SERVICE, Answers, Commands, Core, Submission, node_kind, run_kind, service_origin
+from cloche_runner.membership import Membership
+from cloche_runner.reading import Reading
+from cloche_runner.scheduling import Scheduling
+from cloche_runner.settings import RunnerSettings
+from cloche_runner.views import ACTIVE, rows_of
+from cloche_shared.bus.dispatch import BatchConsumer, Consumer
+from cloche_shared.bus.projector import Projection, Projector
+from cloche_shared.bus.relay import Relay
+from cloche_shared.journal.commit import StreamId
+from cloche_shared.journal.streams import Streams
+from cloche_shared.journal.writer import Writer
+from cloche_shared.lifecycle import Lifecycle
+from cloche_shared.ports.devices import Devices
+from cloche_shared.ports.executor import Executor
+from cloche_shared.ports.node_files import NodeFiles
+from cloche_shared.service import Platform, Surface
+
+CODE_VERSION = "1"
+PAGE = 500
+_CATCH_UP_PAUSE = 1.0
+"""Seconds without anything new after which the lists count as caught up."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodePorts:
+    """The node that this replica drives; whoever passes it holds the lock of the node's folder."""
+
+    parts: NodeParts
+    devices: Devices
+
+
+def local_node(root: Path, executor: Executor, files: NodeFiles, devices: Devices) -> NodePorts:
+    """Return this machine as a node; `root` is the node's folder."""
+    bootstrap = Path(str(cloche_runtime.__file__)).with_name("bootstrap.py")
+    return NodePorts(NodeParts(executor, files, LocalAttemptFiles(root / "attempts"), bootstrap), devices)
+
+
+class Runner:
+    """The service."""
+
+    def __init__(self, platform: Platform, settings: RunnerSettings, node: NodePorts | None) -> None:
+        self._platform = platform
+        self._settings = settings
+        self._relay = Relay(platform.journal, platform.bus, f"/cloche/{SERVICE}") if platform.relays else None
+        writer = Writer(
+            platform.journal,
+            platform.clock,
+            platform.random,
+            offer=self._relay.offer if self._relay is not None else None,
+        )
+        self.core = core = Core(
+            runs=Streams(run_kind(), writer, exclusive=platform.exclusive),
+            nodes=Streams(node_kind(), writer, exclusive=platform.exclusive),
+            writer=writer,
+            board=Board(),
+            blobs=platform.blobs,
+            clock=platform.clock,
+            random=platform.random,
+            settings=settings,
+            board_is_truth=platform.exclusive,
+        )
+        self.commands = Commands(core)
+        self.scheduling = Scheduling(core)
+        self.driver = self._driver(node)
+        self.reading = Reading(core, self._attempt_here)
+        self._answers = Consumer(
+            platform.bus,
+            SERVICE,
+            FOREIGN_TOPICS,
+            handlers(Answers(core)),
+            random=platform.random,
+            code_version=CODE_VERSION,
+        )
+        self._lists = BatchConsumer(
+            platform.bus,
+            f"{SERVICE}.views",
+            OWN_TOPICS,
+            own_facts(core, Projector(platform.views, [Projection(core.runs, rows_of)])),
+            random=platform.random,
+            code_version=CODE_VERSION,
+        )
+        self._surface = Surface(router(self.commands, self.reading, self.scheduling, platform))
+
+    def _driver(self, node: NodePorts | None) -> Driver | None:
+        if node is None:
+            return None
+        return Driver(
+            self.core,
+            self._settings.node,
+            node.parts,
+            node.devices,
+            caught_up=self._caught_up,
+            placing=self.scheduling.placing.__contains__,
+        )
+
+    def _attempt_here(self, stream: StreamId) -> Attempt | None:
+        return self.driver.process_of(stream) if self.driver is not None else None
+
+    @property
+    def name(self) -> str:
+        return SERVICE
+
+    @property
+    def surface(self) -> Surface:
+        return self._surface
+
+    async def start(self, lifecycle: Lifecycle) -> None:
+        await self.load()
+        if self.driver is not None:
+            await self.driver.join()
+        if self._relay is not None:
+            lifecycle.spawn("runner-relay", self._relay.run())
+        lifecycle.spawn("runner-answers", self._answers.run())
+        lifecycle.spawn("runner-lists", self._lists.run())
+        lifecycle.spawn("runner-scheduling", self.scheduling.run())
+        if self.driver is not None:
+            lifecycle.spawn("runner-driver", self.driver.run())
+        if not self._platform.exclusive:
+            self._start_shared(lifecycle)
+
+    def _start_shared(self, lifecycle: Lifecycle) -> None:
+        """Start what only several processes on one journal need."""
+        membership = Membership(self.core, self._platform.leases, self.driver)
+        if self.driver is not None:
+            lifecycle.spawn("runner-lease", membership.renew())
+        lifecycle.spawn("runner-observer", membership.observe())
+        lifecycle.spawn("runner-others", self._follow_others())
+        lifecycle.spawn("runner-reload", self._reload())
+
+    async def load(self) -> None:
+        """Put every active run and every node on the board."""
+        after: tuple[str, str] | None = None
+        while rows := await self._platform.views.page(ACTIVE, "-", facet="active", after=after, limit=PAGE):
+            for row in rows:
+                await self.core.see(StreamId.parse(row.body.decode()))
+            after = (rows[-1].sort, rows[-1].key)
+        for stream in await self._nodes():
+            await self.core.see(stream)
+
+    async def _nodes(self) -> Sequence[StreamId]:
+        """Return the nodes' streams, each found by one key, whatever its history."""
+        found: list[StreamId] = []
+        documents = await self._platform.journal.read("node/", limit=1)
+        while documents:
+            found.append(StreamId.parse(documents[0].key))
+            documents = await self._platform.journal.read("node/", after=f"{found[-1]}/~", limit=1)
+        return found
+
+    async def _caught_up(self) -> None:
+        """Wait until the lists hold what the journal held when this process began."""
+        before = -1
+        while before != self._lists.counters.handled or await self._lists.lag():
+            before = self._lists.counters.handled
+            await asyncio.sleep(_CATCH_UP_PAUSE)
+
+    async def _follow_others(self) -> None:
+        """Hear of what other processes do."""
+        see = seen(self.core)
+        async with self._platform.bus.tail(OWN_TOPICS) as subscription:
+            while True:
+                batch = await subscription.fetch()
+                await see([delivery.event for delivery in batch if delivery.event is not None])
+
+    async def _reload(self) -> None:
+        """Look at everything active now and then, whatever events were missed."""
+        while True:
+            await asyncio.sleep(self._settings.sweep_every)
+            await self.load()
+
+    async def cancel_all(self) -> int:
+        """Ask every run to end that has not ended; return how many those were."""
+        board = self.core.board
+        streams = [*board.claims, *(StreamId.parse(key) for key in board.queue.keys())]
+        origin = Submission(service_origin("cancel-all"))
+        await asyncio.gather(*(self.commands.cancel(stream.project, stream.id, origin) for stream in streams))
+        return len(streams)
+
+    def active(self) -> list[str]:
+        """Return the ids of the runs that nodes hold now."""
+        return sorted(stream.id for stream in self.core.board.claims)
+
+
+def build(platform: Platform, settings: RunnerSettings, node: NodePorts | None = None) -> Runner:
+    """Return the runner; with `node` it drives the node `settings.node`."""
+    return Runner(platform, settings, node)
