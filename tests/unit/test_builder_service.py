@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from cloche_builder.adapters.memory_index import MemoryIndex
 from cloche_builder.adapters.memory_logs import MemoryLogs
 from cloche_builder.domain.names import shown_id
 from cloche_builder.settings import BuilderSettings
@@ -17,10 +16,12 @@ from cloche_shared.adapters.memory_blobs import MemoryBlobStore
 from cloche_shared.adapters.memory_bus import MemoryBroker, MemoryBus
 from cloche_shared.adapters.memory_journal import MemoryJournal, MemoryStore
 from cloche_shared.adapters.memory_leases import MemoryLeases
+from cloche_shared.adapters.memory_node_files import MemoryNodeFiles
+from cloche_shared.adapters.memory_resolver import MemoryIndexHttp, MemoryResolver, Package
 from cloche_shared.adapters.memory_views import MemoryViews
 from cloche_shared.adapters.system_clock import MemoryClock
 from cloche_shared.adapters.system_random import SeededRandom
-from cloche_shared.contracts.definition import Definition, PipOptions, PythonSection
+from cloche_shared.contracts.definition import Definition, Lock, PipOptions, PythonSection
 from cloche_shared.contracts.envelope import Event
 from cloche_shared.contracts.fact import Fact, fact_type
 from cloche_shared.contracts.facts import (
@@ -33,6 +34,7 @@ from cloche_shared.contracts.references import EnvironmentRef, References, Resol
 from cloche_shared.errors import NotFound
 from cloche_shared.journal.commit import Actor, Origin, StreamId, written
 from cloche_shared.lifecycle import Lifecycle
+from cloche_shared.ports.resolver import Resolution, Say
 from cloche_shared.service import Platform
 from cloche_shared.store.hashing import definition_hash
 
@@ -56,11 +58,30 @@ def environment(*pip: str, options: PipOptions | None = None, name: str = "quick
 ENVIRONMENT = environment("alpha", "beta")
 
 
+class Index(MemoryResolver):
+    """An index in memory whose solver takes `seconds`; `solved` counts how often it was asked."""
+
+    def __init__(self, seconds: float, **versions: str) -> None:
+        super().__init__()
+        self.seconds = seconds
+        self.solved = 0
+        self.offer(**versions)
+
+    def offer(self, **versions: str) -> None:
+        self.packages.extend(Package(name, version) for name, version in versions.items())
+
+    async def resolve(self, definition: Definition, say: Say) -> Resolution:
+        self.solved += 1
+        await say(f"Resolving {len(definition.python.pip)} requirements")
+        await asyncio.sleep(self.seconds)
+        return await super().resolve(definition, say)
+
+
 @dataclass
 class World:
     """What outlives a builder's process."""
 
-    index: MemoryIndex = field(default_factory=lambda: MemoryIndex({"alpha": "1.0", "beta": "2.0"}, seconds=5.0))
+    index: Index = field(default_factory=lambda: Index(5.0, alpha="1.0", beta="2.0"))
     store: MemoryStore = field(default_factory=MemoryStore)
     views: MemoryViews = field(default_factory=MemoryViews)
     leases: MemoryLeases = field(default_factory=MemoryLeases)
@@ -80,11 +101,13 @@ class World:
             blobs=self.blobs,
             clock=self.clock,
             random=SeededRandom(self.started),
-            http=self.index,
+            http=MemoryIndexHttp(self.index),
             access=AccessTable(b"p" * 32, self.clock),
             installation="test",
         )
-        return build(platform, BuilderSettings(), OwnPorts(self.index, self.logs, holder))
+        settings = BuilderSettings(platform="linux-x86_64", default_python="3.11")
+        node = MemoryNodeFiles()
+        return build(platform, settings, OwnPorts(self.index, self.logs, holder, prove=node.prefix, warm=node.warm))
 
     @asynccontextmanager
     async def running(self, holder: str = "one") -> AsyncIterator[BuilderService]:
@@ -165,9 +188,10 @@ async def test_an_image_whose_artefact_is_gone_is_restored_from_its_lock() -> No
         await world.prepare("first")
         first = (await world.answered(1))[0][2]
         blobs = world.blobs.space("builder", "public")
-        gone = next(digest for digest, data in blobs.content.items() if b"alpha-1.0" in data[:60])
+        lock = Lock.model_validate_json(await blobs.read_bytes(str(first["lock_digest"])))
+        gone = lock.artefacts[0].digest
         await blobs.delete(gone)
-        world.index.packages = {"alpha": "1.1", "beta": "2.1"}
+        world.index.offer(alpha="1.1", beta="2.1")
         await world.prepare("second")
         answers = await world.answered(2)
     second = next(data for whom, _, data in answers if whom == "run/default/second")
@@ -201,7 +225,7 @@ async def test_the_log_of_a_failed_build_is_kept() -> None:
         found = await service.reader.find(str(answer["build_id"]), "default")
         log = b"".join([piece.data async for piece in service.reader.log(found)]).decode()
     assert "Resolving 1 requirements" in log
-    assert "Failed (package_not_found): There is no package gamma." in log
+    assert "Failed (package_not_found): The package gamma does not exist" in log
 
 
 async def test_a_build_whose_builder_died_is_taken_over_after_its_lease() -> None:
@@ -339,7 +363,7 @@ async def test_refresh_makes_another_lock_and_keeps_the_old_one() -> None:
     async with world.running() as service:
         await ask_by_name(world, service, "req1")
         old = await service.reader.lock(await service.reader.wait("req1", "default", 60))
-        world.index.packages = {"alpha": "1.1", "beta": "2.0"}
+        world.index.offer(alpha="1.1")
         await ask_by_name(world, service, "req2")
         same = await service.reader.lock(await service.reader.wait("req2", "default", 60))
         await ask_by_name(world, service, "req3", refresh=True)
@@ -350,11 +374,11 @@ async def test_refresh_makes_another_lock_and_keeps_the_old_one() -> None:
 
 
 async def test_an_explicit_request_builds_again_within_the_backoff() -> None:
-    world = World(index=MemoryIndex({"alpha": "1.0"}, seconds=1.0))
+    world = World(index=Index(1.0, alpha="1.0"))
     async with world.running() as service:
         await world.prepare("first")
         await world.answered(1)
-        world.index.packages = {"alpha": "1.0", "beta": "2.0"}
+        world.index.offer(beta="2.0")
         await ask_by_name(world, service, "req1")
         found = await service.reader.wait("req1", "default", 60)
     assert found.shown("default").status == "Completed"

@@ -127,7 +127,7 @@ class Builds:
                 refresh=question.refresh,
             ),
             definition_hash=environment.definition_hash,
-            definition=build_definition(environment.definition),
+            definition=build_definition(environment.definition, self._settings.default_python),
             target=question.target,
             environment=f"{environment.name}:{environment.version}",
             insists=question.insists,

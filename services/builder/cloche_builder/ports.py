@@ -4,15 +4,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from cloche_shared.contracts.definition import Lock
+from cloche_shared.contracts.definition import Artefact, Lock
 from cloche_shared.ports.blobs import Blobs
-from cloche_shared.store.artefacts import Ready
+from cloche_shared.ports.node_files import Prefix
 
-Prove = Callable[[str, Lock, Blobs], Awaitable[None]]
-"""Proves a lock (by digest, with its artefacts in the blobs) by making a prefix of it; raises `Failed`."""
+Prove = Callable[[str, Lock, Blobs], Awaitable[Prefix]]
+"""Proves a lock, by digest and with its artefacts in the blobs: `NodeFiles.prefix` of the builder's node."""
 
-Warm = Callable[[Blobs], Ready]
-"""Returns what takes each artefact as soon as its bytes are in the blobs, to unpack it while others load."""
+Warm = Callable[[str, Artefact, Blobs], Awaitable[None]]
+"""Unpacks one artefact for a lock's Python as soon as its bytes are in the blobs, while others still load."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,9 @@
 """The builder from its ports: the only place that names concrete adapters."""
 
+import asyncio
+import contextlib
+import platform as machine
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +22,7 @@ from cloche_builder.tenure import Tenure
 from cloche_builder.workshop import Tools, Workshop
 from cloche_shared.adapters.interpreters import Interpreters
 from cloche_shared.adapters.uv_resolver import UvResolver
-from cloche_shared.bus.dispatch import BatchConsumer, Consumer
+from cloche_shared.bus.dispatch import TRANSIENT, BatchConsumer, Consumer
 from cloche_shared.bus.projector import Projection, Projector
 from cloche_shared.bus.relay import Relay
 from cloche_shared.journal.commit import StreamId
@@ -39,8 +43,9 @@ class OwnPorts:
     """What only the builder needs.
 
     `holder` is the builder's id: under one id at most one process may live at a time (embedded, the
-    folder's lock sees to that), and whoever starts under it adopts its builds at once. The others
-    are explained in `cloche_builder.workshop.Tools`.
+    folder's lock sees to that), and whoever starts under it adopts its builds at once. `prove` and
+    `warm` are a node's `prefix` and `warm` where the builder has a node; `stage` is needed where blobs
+    lie on another machine.
     """
 
     resolver: Resolver
@@ -73,7 +78,7 @@ class BuilderService:
 
     def __init__(self, platform: Platform, settings: BuilderSettings, own: OwnPorts) -> None:
         self._platform = platform
-        # made once the streams are: it forgets what they need not remember any more
+        self._settings = settings = here(settings)
         self._relay = Relay(platform.journal, platform.bus, f"/cloche/{SERVICE}", answered=self._answered)
         offer = self._relay.offer if platform.relays else None
         writer = Writer(platform.journal, platform.clock, platform.random, offer=offer)
@@ -132,11 +137,38 @@ class BuilderService:
             random=platform.random,
             code_version=CODE_VERSION,
         )
-        lifecycle.spawn("builder lists", lists.run())
-        lifecycle.spawn("builder consumer", consumer.run())
+        for one in (lists, consumer):
+            _run(lifecycle, one)
+        if self._settings.sweep_lists_s:
+            lifecycle.spawn("builder sweep", self._sweep(projector))
         lifecycle.spawn("builder signals", self.builds.signals.follow(platform.bus))
         lifecycle.spawn("builder lease", self._tenure.run())
         lifecycle.spawn("builder driver", self._driver.run())
+
+    async def _sweep(self, projector: Projector) -> None:
+        while True:
+            await asyncio.sleep(self._settings.sweep_lists_s)
+            # the next pass makes up for one that the store cut short
+            with contextlib.suppress(*TRANSIENT):
+                await projector.sweep(self._platform.journal)
+
+
+def here(settings: BuilderSettings) -> BuilderSettings:
+    """Return the settings with what they leave open taken from this machine, as the registry does."""
+    return settings.model_copy(
+        update={
+            "platform": settings.platform or f"{sys.platform}-{machine.machine()}",
+            "default_python": settings.default_python or f"{sys.version_info.major}.{sys.version_info.minor}",
+        }
+    )
+
+
+def _run(lifecycle: Lifecycle, consumer: Consumer | BatchConsumer) -> None:
+    async def stop() -> None:
+        consumer.stop()
+
+    lifecycle.spawn(consumer.group, consumer.run())
+    lifecycle.at_end(f"stop {consumer.group}", stop)
 
 
 def build(platform: Platform, settings: BuilderSettings, own: OwnPorts) -> BuilderService:
@@ -145,10 +177,17 @@ def build(platform: Platform, settings: BuilderSettings, own: OwnPorts) -> Build
 
 
 def embedded_ports(
-    folder: Path, settings: BuilderSettings, *, prove: Prove | None = None, warm: Warm | None = None
+    folder: Path,
+    settings: BuilderSettings,
+    *,
+    interpreters: Interpreters | None = None,
+    prove: Prove | None = None,
+    warm: Warm | None = None,
 ) -> OwnPorts:
-    """Return the ports of one machine; `folder` is the builder's part of the data folder."""
-    resolver = UvResolver(
-        folder / "uv", Interpreters(managed=folder / "uv" / "python"), default_index=settings.default_index
-    )
+    """Return the ports of one machine.
+
+    `folder` is the builder's part of the data folder; `interpreters` should be those of the node.
+    """
+    known = interpreters or Interpreters(managed=folder / "uv" / "python")
+    resolver = UvResolver(folder / "uv", known, default_index=settings.default_index)
     return OwnPorts(resolver, FileLogs(folder / "logs"), prove=prove, warm=warm)

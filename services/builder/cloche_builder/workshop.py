@@ -69,8 +69,10 @@ class Workshop:
             lock = await self._solved(job, blobs, say)
         stored = await blobs.put_bytes(lock_bytes(lock))
         if self._tools.prove is not None:
-            await say("Proving the environment on this machine")
-            await self._tools.prove(stored.digest, lock, blobs)
+            await say("Making the environment on this machine")
+            prefix = await self._tools.prove(stored.digest, lock, blobs)
+            for warning in prefix.warnings:
+                await say(f"Warning: {warning}")
         return Made(stored.digest, len(lock.artefacts), sum(artefact.size for artefact in lock.artefacts))
 
     async def _solved(self, job: Job, blobs: Blobs, say: Say) -> Lock:
@@ -81,7 +83,14 @@ class Workshop:
     async def _fetched(self, resolution: Resolution, blobs: Blobs, say: Say) -> tuple[Artefact, ...]:
         tools = self._tools
         sources = Sources(tools.http, blobs, tools.resolver, say, tools.stage)
-        return await fetch(resolution, sources, ready=tools.warm(blobs) if tools.warm is not None else None)
+        warm = tools.warm
+        if warm is None:
+            return await fetch(resolution, sources)
+
+        async def ready(artefact: Artefact) -> None:
+            await warm(resolution.python, artefact, blobs)
+
+        return await fetch(resolution, sources, ready=ready)
 
     async def _restored(self, job: Job, blobs: Blobs, say: Say) -> Lock | None:
         """Return the known lock with all that it names back in the blobs; None when that cannot be had any more."""

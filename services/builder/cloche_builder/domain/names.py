@@ -80,6 +80,11 @@ def stream_of(build_id: str, project: str) -> StreamId | None:
     return StreamId(KIND, PUBLIC if match[1] == "public" else project, match[2])
 
 
-def build_definition(definition: Definition) -> Definition:
-    """Return the part of a definition that a build is made from: variables are the asker's business."""
-    return definition.model_copy(update={"variables": {}})
+def build_definition(definition: Definition, default_python: str) -> Definition:
+    """Return what a build is made from, with the Python that was left open.
+
+    Variables are the asker's business and stay out of a record that other projects may share.
+    """
+    section = definition.python
+    python = section.model_copy(update={"version": section.version or default_python or None})
+    return definition.model_copy(update={"variables": {}, "python": python})
