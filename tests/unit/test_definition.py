@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -28,7 +29,7 @@ SPECIFIERS = st.lists(st.sampled_from([">=1", "<9", "!=2.5", "==3.*", "~=4.1"]),
 PACKAGES = st.dictionaries(NAMES, SPECIFIERS, max_size=5)
 
 
-def hash_of(*lines: str, **changes: object) -> str:
+def hash_of(*lines: str, **changes: Any) -> str:
     return definition_hash(Definition(python=PythonSection(pip=lines, **changes)), platform=PLATFORM)
 
 
@@ -75,7 +76,7 @@ def test_other_packages_are_another_hash(first: dict[str, list[str]], second: di
         {"pip_options": PipOptions(require_hashes=True)},
     ],
 )
-def test_every_setting_counts(changes: dict[str, object]) -> None:
+def test_every_setting_counts(changes: dict[str, Any]) -> None:
     assert hash_of("numpy", **changes) != hash_of("numpy")
 
 

@@ -23,7 +23,7 @@ import orjson
 from installer.scripts import Script
 
 from cloche_shared.adapters.interpreters import Interpreter
-from cloche_shared.adapters.local_node_files.store import Plan, load_plan
+from cloche_shared.adapters.local_node_files.store import Plan, load_plan, record_field
 
 MANIFEST = "cloche.manifest"
 ABOUT = "cloche.json"
@@ -244,13 +244,11 @@ class Builder:
         written = {posixpath.relpath(path, plan.site): path for path in scripts}
         written[f"{plan.dist_info}/INSTALLER"] = f"{base}/INSTALLER"
         text = io.StringIO()
-        for path, digest, size in plan.record:
-            if path not in written:
-                text.write(f"{_field(path)},{digest},{size}\n")
+        text.write(plan.record)
         for path, own in written.items():
             data = (self._folder / own).read_bytes()
-            text.write(f"{_field(path)},sha256={_record_hash(data)},{len(data)}\n")
-        text.write(f"{_field(plan.dist_info)}/RECORD,,\n")
+            text.write(f"{record_field(path)},sha256={_record_hash(data)},{len(data)}\n")
+        text.write(f"{record_field(plan.dist_info)}/RECORD,,\n")
         self._write(f"{base}/RECORD", text.getvalue().encode(), 0o444)
 
     def _check(self, store: Path, keys: list[str]) -> None:
@@ -279,12 +277,6 @@ def owners(store: Path, keys: Iterable[str], paths: Iterable[str]) -> list[str]:
         if plan is None or any(made[0] in wanted for made in plan.files) or wanted.intersection(plan.folders):
             found.append(key)
     return found
-
-
-def _field(text: str) -> str:
-    if any(character in text for character in ',"\n\r'):
-        return '"' + text.replace('"', '""') + '"'
-    return text
 
 
 def _record_hash(data: bytes) -> str:

@@ -30,12 +30,15 @@ JOB_BYTES = 768 << 10
 """Bytes of source per job: small enough that all cores are busy to the end."""
 OTHER_BYTES = 16 << 20
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What one wheel brings to a prefix; paths are relative to the prefix and to `tree`."""
+    """What one wheel brings to a prefix; paths are relative to the prefix and to `tree`.
+
+    `record` is the text of RECORD but for what each prefix writes itself.
+    """
 
     key: str
     name: str
@@ -45,7 +48,7 @@ class Plan:
     files: list[Made]
     scripts: list[str]
     entry_points: list[EntryPoint]
-    record: list[tuple[str, str, str]]
+    record: str
     warnings: list[str]
     format: int = FORMAT
 
@@ -227,6 +230,20 @@ def _plan(key: str, artefact: Artefact, contents: Contents, folders: list[str], 
         files=sorted(item for item in made if item[0] not in scripts),
         scripts=sorted(scripts),
         entry_points=list(contents.entry_points),
-        record=list(contents.record),
+        record=_record(contents),
         warnings=list(contents.warnings),
     )
+
+
+def _record(contents: Contents) -> str:
+    own = {*contents.scripts, *(f"bin/{entry.name}" for entry in contents.entry_points)}
+    skipped = {posixpath.relpath(path, contents.site) for path in own}
+    rows = (row for row in contents.record if row[0] not in skipped)
+    return "".join(f"{record_field(path)},{digest},{size}\n" for path, digest, size in rows)
+
+
+def record_field(text: str) -> str:
+    """Return a path as a field of RECORD, which is CSV."""
+    if any(character in text for character in ',"\n\r'):
+        return '"' + text.replace('"', '""') + '"'
+    return text
