@@ -38,7 +38,9 @@ class SystemRandom:
     """Random from the operating system's generator."""
 
     def __init__(self) -> None:
-        self._ids = _Uuid7(lambda: time.time_ns() // 1_000_000, secrets.randbits)
+        # ids are no secrets: asking the kernel for each would cost more than the rest of them
+        seeded = random.Random(secrets.randbits(256))  # noqa: S311 - for ids only
+        self._ids = _Uuid7(lambda: time.time_ns() // 1_000_000, seeded.getrandbits)
         self._generator = secrets.SystemRandom()
 
     def uuid7(self) -> str:

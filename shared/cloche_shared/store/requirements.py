@@ -10,6 +10,7 @@ import posixpath
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from packaging.requirements import InvalidRequirement, Requirement
@@ -22,6 +23,7 @@ from cloche_shared.store.variables import check_variables
 MAX_LINES = 20_000
 MAX_VIOLATIONS = 100
 MAX_INCLUDES = 64
+REMEMBERED = 4096
 
 _COMMENT = re.compile(r"(^|\s+)#.*$")
 _HASH = re.compile(r"\s+--hash[=\s]\s*(\S+)")
@@ -162,7 +164,9 @@ def normalise_requirement(line: str) -> str:
         raise _invalid([Violation("/python/pip", fault.code, fault.detail)]) from None
 
 
+@lru_cache(maxsize=REMEMBERED)
 def _normalise(line: str) -> str:
+    """Remembered, because a definition's lines are normalised when it is checked and when it is hashed."""
     if line.startswith("-"):
         raise _FaultError("requirement_option", "options have fields of their own, and are no requirements.")
     hashes = sorted({_hash(value) for value in _HASH.findall(line)})
