@@ -85,13 +85,19 @@ def topics_for(caller: Caller) -> list[str]:
     return [*open_to_all, _ACCESS] if caller.principal.may("access.write") else open_to_all
 
 
-async def follow(
-    bus: Bus, topics: list[str], wanted: Callable[[Event], bool], *, from_start: bool = False, last: str = ""
+async def follow_events(
+    bus: Bus,
+    topics: list[str],
+    wanted: Callable[[Event], bool],
+    *,
+    from_start: bool = False,
+    last: str = "",
+    for_ever: bool = True,
 ) -> AsyncIterator[ServerEvent]:
-    """Yield the messages of wanted events, for ever."""
+    """Yield the messages of wanted events; unless `for_ever`, only those that are there."""
     resume = Resume(last)
     async with bus.tail(topics, from_start=from_start or resume.asked) as subscription:
-        while True:
+        while for_ever or await subscription.lag():
             for delivery in await subscription.fetch():
                 event = delivery.event
                 if event is not None and wanted(event) and resume.passes(event):
@@ -113,6 +119,7 @@ def events_router(bus: Bus) -> APIRouter:
         resume: LastEventId,
         *,
         from_start: Annotated[bool, Query(description="Begin with the oldest event that is kept.")] = False,
+        follow: Annotated[bool, Query(description="Go on with what comes; else end with what is there.")] = True,
         types: Annotated[
             str, Query(max_length=2048, description="Names of types, separated by commas: `RunSubmitted,RunCompleted`.")
         ] = "",
@@ -122,6 +129,8 @@ def events_router(bus: Bus) -> APIRouter:
         """Follow the project's events."""
         names = frozenset(name.strip() for name in types.split(",") if name.strip())
         wanted = EventFilter(caller.project, names, correlation, subject)
-        return EventStream(follow(bus, topics_for(caller), wanted, from_start=from_start, last=resume))
+        return EventStream(
+            follow_events(bus, topics_for(caller), wanted, from_start=from_start, last=resume, for_ever=follow)
+        )
 
     return routes

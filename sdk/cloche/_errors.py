@@ -1,0 +1,85 @@
+"""Errors as callers of the SDK meet them: the server's problems, and what goes wrong on the way."""
+
+from collections.abc import Mapping
+
+from cloche_shared.errors import (
+    ClocheError,
+    Conflict,
+    Failed,
+    Forbidden,
+    Internal,
+    Invalid,
+    NotFound,
+    Precondition,
+    Throttled,
+    TooLarge,
+    Unauthenticated,
+    Unavailable,
+    Violation,
+)
+
+_BY_STATUS: Mapping[int, type[ClocheError]] = {
+    400: Invalid,
+    401: Unauthenticated,
+    403: Forbidden,
+    404: NotFound,
+    408: Unavailable,
+    409: Conflict,
+    412: Precondition,
+    413: TooLarge,
+    415: Invalid,
+    421: Invalid,
+    422: Invalid,
+    429: Throttled,
+    500: Internal,
+    502: Unavailable,
+    503: Unavailable,
+    504: Unavailable,
+    507: Unavailable,
+}
+_KNOWN = {"type", "title", "status", "detail", "instance", "code", "errors", "what", "why", "todo"}
+
+
+def from_problem(status: int, problem: object, text: str) -> ClocheError:
+    """Return the error that a problem document (RFC 9457) tells of; other answers get a general code."""
+    kind = _BY_STATUS.get(status, Failed)
+    if not isinstance(problem, dict) or "code" not in problem:
+        return kind("unexpected_answer", f"The server answered {status}.", why=text[:500])
+    errors = problem.get("errors")
+    violations = [
+        Violation(str(one.get("pointer", "")), str(one.get("code", "")), str(one.get("detail", "")))
+        for one in (errors if isinstance(errors, list) else [])
+        if isinstance(one, dict)
+    ]
+    extra = {name: value for name, value in problem.items() if name not in _KNOWN}
+    what = str(problem.get("title") or problem["code"])
+    return kind(str(problem["code"]), str(problem.get("detail") or what), violations=violations, extra=extra)
+
+
+def not_running(url: str, why: str) -> Unavailable:
+    """Return the error for a server that does not answer at all."""
+    return Unavailable(
+        "not_running",
+        f"No Cloche answers at {url}.",
+        why=why,
+        todo="Start one with `cloche up -d`, or set CLOCHE_URL.",
+    )
+
+
+__all__ = [
+    "ClocheError",
+    "Conflict",
+    "Failed",
+    "Forbidden",
+    "Internal",
+    "Invalid",
+    "NotFound",
+    "Precondition",
+    "Throttled",
+    "TooLarge",
+    "Unauthenticated",
+    "Unavailable",
+    "Violation",
+    "from_problem",
+    "not_running",
+]

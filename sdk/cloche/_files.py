@@ -1,0 +1,179 @@
+"""Folders as snapshots: which files belong to one, their digests, and its manifest.
+
+Ignore files are `.clocheignore`, else `.amlignore`, else `.gitignore`, in the folder's root, with
+gitignore's patterns. Version control, caches and virtual environments are never sent.
+"""
+
+import fnmatch
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from cloche._errors import Invalid, NotFound, TooLarge
+from cloche_shared.contracts.files import FileEntry, Manifest
+from cloche_shared.store.hashing import manifest_bytes, sha256_digest
+from cloche_shared.store.paths import check_path
+from cloche_shared.store.requirements import inline_includes
+
+IGNORE_FILES = (".clocheignore", ".amlignore", ".gitignore")
+NEVER = (".git/", ".hg/", ".svn/", "__pycache__/", ".venv/", "venv/", ".ipynb_checkpoints/", ".cloche/", "*.pyc")
+MAX_FILES = 10_000
+MAX_BYTES = 300 * 1024 * 1024
+CHUNK = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A folder as it was: manifest, its canonical bytes and digest, and where each blob's bytes lie."""
+
+    manifest: Manifest
+    content: bytes
+    digest: str
+    paths: dict[str, Path]
+
+
+class Ignore:
+    """gitignore's patterns: the last one that matches decides; `!` takes back; a `/` anchors."""
+
+    def __init__(self, lines: list[str]) -> None:
+        self._rules: list[tuple[bool, bool, re.Pattern[str]]] = []
+        for line in lines:
+            text = line.rstrip("\n").rstrip()
+            if not text or text.startswith("#"):
+                continue
+            keep, text = text.startswith("!"), text.removeprefix("!")
+            only_folders, text = text.endswith("/"), text.rstrip("/")
+            anchored, text = "/" in text, text.lstrip("/")
+            self._rules.append((keep, only_folders, re.compile(_pattern(text, anchored=anchored))))
+
+    def __call__(self, path: str, *, folder: bool) -> bool:
+        """Whether a path (relative, with `/`) is left out."""
+        ignored = False
+        for keep, only_folders, pattern in self._rules:
+            if (folder or not only_folders) and pattern.fullmatch(path):
+                ignored = not keep
+        return ignored
+
+
+def _pattern(text: str, *, anchored: bool) -> str:
+    parts = []
+    for part in text.split("/"):
+        if part == "**":
+            parts.append("**")
+        else:
+            translated = fnmatch.translate(part).replace(r"(?s:", "").removesuffix(r")\Z")
+            parts.append(translated.replace(".*", "[^/]*"))
+    body = "/".join(parts)
+    body = body.replace("**/", "(?:[^/]+/)*").replace("/**", "/.+").replace("**", ".+")
+    return body if anchored else f"(?:.*/)?{body}"
+
+
+def take(folder: Path, cache: "DigestCache") -> Snapshot:
+    """Return the snapshot of a folder.
+
+    Raises `NotFound` (`source_not_found`), `TooLarge` (`snapshot_too_large`), `Invalid` (`unsafe_path`).
+    """
+    if not folder.is_dir():
+        raise NotFound("source_not_found", f"There is no folder {folder}.", todo="Name a folder that exists.")
+    entries: list[FileEntry] = []
+    paths: dict[str, Path] = {}
+    total = 0
+    for name, path in sorted(_walk(folder, _rules(folder))):
+        digest, size, executable = cache.digest(path)
+        total += size
+        if len(entries) >= MAX_FILES or total > MAX_BYTES:
+            raise TooLarge(
+                "snapshot_too_large",
+                f"{folder} has more than {MAX_FILES:,} files or {MAX_BYTES // 1024**2} MiB.",
+                todo="Leave data, models and environments out with a .clocheignore file.",
+            )
+        entries.append(_entry(name, digest, size, executable=executable))
+        paths[digest] = path
+    return _snapshot(entries, paths)
+
+
+def take_one(path: Path, cache: "DigestCache") -> Snapshot:
+    """Return the snapshot that holds one file, or a folder's files."""
+    if path.is_dir():
+        return take(path, cache)
+    if not path.is_file():
+        raise NotFound("source_not_found", f"There is no file {path}.", todo="Name a file that exists.")
+    digest, size, executable = cache.digest(path)
+    return _snapshot([_entry(path.name, digest, size, executable=executable)], {digest: path})
+
+
+def _snapshot(entries: list[FileEntry], paths: dict[str, Path]) -> Snapshot:
+    manifest = Manifest(files=tuple(entries))
+    content = manifest_bytes(manifest)
+    return Snapshot(manifest, content, sha256_digest(content), paths)
+
+
+def _entry(name: str, digest: str, size: int, *, executable: bool) -> FileEntry:
+    try:
+        return FileEntry(path=name, digest=digest, size=size, executable=executable)
+    except ValueError as error:
+        raise Invalid("unsafe_path", f"The file name {name!r} cannot be sent.", why=str(error)) from error
+
+
+def _rules(folder: Path) -> Ignore:
+    for name in IGNORE_FILES:
+        path = folder / name
+        if path.is_file():
+            return Ignore([*NEVER, *path.read_text(errors="replace").splitlines()])
+    return Ignore(list(NEVER))
+
+
+def _walk(root: Path, ignored: Ignore, below: str = "") -> Iterator[tuple[str, Path]]:
+    with os.scandir(root / below) as found:
+        for item in found:
+            name = f"{below}{item.name}"
+            if item.is_dir(follow_symlinks=False):
+                if not ignored(name, folder=True):
+                    yield from _walk(root, ignored, f"{name}/")
+            elif item.is_file() and not ignored(name, folder=False):
+                yield name, Path(item.path)
+
+
+class DigestCache:
+    """Digests of files by path, size, inode and time of change, so that what did not change is not read again."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, int, int, int], str] = {}
+
+    def digest(self, path: Path) -> tuple[str, int, bool]:
+        """Return digest, size and whether the file is executable."""
+        stat = path.stat()
+        key = (str(path), stat.st_size, stat.st_ino, stat.st_mtime_ns)
+        found = self._known.get(key)
+        if found is None:
+            found = self._known[key] = _digest(path)
+        return found, stat.st_size, bool(stat.st_mode & 0o100)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def requirements_text(path: Path) -> str:
+    """Return a requirements file with the files that it names (`-r`, `-c`) written into it.
+
+    Raises `NotFound` (`requirements_not_found`), `Invalid` (`requirement_option`).
+    """
+
+    def read(name: str) -> str:
+        found = path.parent / name
+        try:
+            return found.read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise NotFound("requirements_not_found", f"There is no readable file {found}.", why=str(error)) from error
+
+    return inline_includes(path.name, read)
+
+
+def safe_join(folder: Path, name: str) -> Path:
+    """Return a path below a folder. Raises `Invalid` (`unsafe_path`)."""
+    return folder / check_path(name)

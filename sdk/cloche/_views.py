@@ -1,0 +1,132 @@
+"""What the SDK returns: the server's documents with attributes. Unknown members are kept."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class View(BaseModel):
+    """A document as the server showed it."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
+class Problem(View):
+    """Why something failed: a stable code, a message, what to do."""
+
+    code: str
+    message: str = ""
+    todo: str = ""
+
+
+class Environment(View):
+    """One version of an environment."""
+
+    name: str
+    version: str
+    definition_hash: str = ""
+    labels: list[str] = []
+
+
+class Used(View):
+    """An environment or model version that something uses."""
+
+    name: str
+    version: str
+    definition_hash: str = ""
+
+
+class Build(View):
+    """A build of an environment."""
+
+    id: str
+    status: str
+    error: Problem | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the build is over."""
+        return self.status in {"Completed", "Failed"}
+
+
+class Run(View):
+    """A run."""
+
+    id: str
+    status: str
+    script: str = ""
+    environment: Used | None = None
+    problem: Problem | None = None
+    exit: dict[str, Any] | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run is over."""
+        return self.status in {"Completed", "Failed", "Canceled"}
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code of the user's code: 0 for a completed run, at least 1 for any other end."""
+        if self.status == "Completed":
+            return 0
+        code = (self.exit or {}).get("code")
+        return code if isinstance(code, int) and code else 1
+
+
+class Model(View):
+    """One version of a model."""
+
+    name: str
+    version: str
+    size: int = 0
+    run_id: str = ""
+    tags: dict[str, str] = {}
+
+
+class Service(View):
+    """A scoring service."""
+
+    name: str
+    status: str
+    revision: int = 0
+    active_revision: int | None = None
+    scoring_uri: str | None = None
+    environment: Used | None = None
+    models: list[Used] = []
+    error: Problem | None = None
+
+    @property
+    def settled(self) -> bool:
+        """Whether the newest revision is up or has failed."""
+        return self.status != "Transitioning"
+
+
+class Keys(View):
+    """The two keys of a service."""
+
+    primary: str
+    secondary: str
+
+
+class Event(View):
+    """A CloudEvent."""
+
+    id: str
+    type: str
+    subject: str = ""
+    time: str = ""
+    correlationid: str = ""
+    causationid: str = ""
+    data: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The type without prefix and version: `RunSubmitted`."""
+        return self.type.split(".")[1] if self.type.count(".") > 1 else self.type
+
+
+class Listing(View):
+    """One page."""
+
+    items: list[dict[str, Any]]
+    next_page_token: str | None = None
