@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -141,7 +142,7 @@ class World:
     async def prepare(self, run: str, wanted: ResolvedEnvironment = ENVIRONMENT, project: str = "default") -> Event:
         return await self.tell(f"run/{project}/{run}", RunPreparing(environment=wanted))
 
-    def answers(self) -> list[tuple[str, str, dict[str, object]]]:
+    def answers(self) -> list[tuple[str, str, dict[str, Any]]]:
         """Return (whom, type's name, data) of every answer."""
         found = [written(document) for key, document in self.store.documents.items() if key.startswith("answers/")]
         return [(one.reply_to, kind.split(".")[1], dict(data)) for one in found for kind, data in one.facts]
@@ -151,7 +152,7 @@ class World:
         found = [written(self.store.documents[key]) for key in self.store.keys if key.startswith(f"{kind}/")]
         return [name.split(".")[1] for one in found for name, _ in one.facts]
 
-    async def answered(self, count: int, seconds: float = 120.0) -> list[tuple[str, str, dict[str, object]]]:
+    async def answered(self, count: int, seconds: float = 120.0) -> list[tuple[str, str, dict[str, Any]]]:
         async with asyncio.timeout(seconds):
             while len(self.answers()) < count:  # noqa: ASYNC110 - the store in memory tells nobody
                 await asyncio.sleep(0.1)

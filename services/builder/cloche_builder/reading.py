@@ -109,28 +109,34 @@ class Reader:
     async def follow(self, build_id: str, project: str, offset: int = 0) -> AsyncIterator[LogPiece]:
         """Yield the log from `offset` as it grows, until the build (or the request) has ended."""
         while True:
+            since = self._builds.signals.count
             found = await self.find(build_id, project)
             async for piece in self.log(found, offset):
                 yield piece
                 offset = piece.offset + len(piece.data)
             if found.settled:
                 return
-            await self._news(found, offset)
+            await self._news(found, offset, since)
 
-    async def _news(self, found: Found, offset: int) -> None:
+    async def _news(self, found: Found, offset: int, since: int) -> None:
+        """Wait for another line, a claim, or the end; at most a second, so that nothing is missed for long."""
+        signals = self._builds.signals
         stream, build = found.build_stream, found.build
-        if stream is not None and build is not None and build.claim is not None:
+        if stream is None or build is None or not build.is_open:
+            await signals.wait(str(found.stream), LOOK_AGAIN_S, since=since)
+        elif build.claim is None:
+            await signals.wait(str(stream), LOOK_AGAIN_S, since=since)
+        elif signals.count == since:
             await self._logs.changed(log_id(stream, build.claims), offset, LOOK_AGAIN_S)
-        else:
-            await self._builds.signals.wait(str(stream or found.stream), LOOK_AGAIN_S)
 
     async def wait(self, build_id: str, project: str, seconds: float) -> Found:
         """Return what the id names once it has settled, or as it is after so many seconds."""
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
         while True:
+            since = self._builds.signals.count
             found = await self.find(build_id, project)
             left = until - loop.time()
             if found.settled or left <= 0:
                 return found
-            await self._builds.signals.wait(str(found.stream), min(left, LOOK_AGAIN_S))
+            await self._builds.signals.wait(str(found.stream), min(left, LOOK_AGAIN_S), since=since)

@@ -10,19 +10,29 @@ TOPIC = "cloche.builds"
 
 
 class Signals:
-    """Futures by the name of an aggregate (`build/<scope>/<key>`)."""
+    """Futures by the name of an aggregate (`build/<scope>/<key>`).
+
+    `count` grows with all news: whoever takes it before looking misses nothing that comes in between.
+    """
 
     def __init__(self) -> None:
+        self.count = 0
         self._waiting: defaultdict[str, set[asyncio.Future[None]]] = defaultdict(set)
 
     def notify(self, subject: str) -> None:
         """Wake all who wait for it."""
+        self.count += 1
         for future in self._waiting.pop(subject, ()):
             if not future.done():
                 future.set_result(None)
 
-    async def wait(self, subject: str, seconds: float) -> None:
-        """Return at the next news of the aggregate, at most after so many seconds."""
+    async def wait(self, subject: str, seconds: float, *, since: int) -> None:
+        """Return at the next news of the aggregate, at once if any came since `count` was `since`.
+
+        At most so many seconds are waited.
+        """
+        if self.count != since:
+            return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting[subject].add(future)
         try:
