@@ -167,7 +167,7 @@ def _add_results(routes: APIRouter, api: _Api) -> None:
 
 def _add_log(routes: APIRouter, api: _Api) -> None:
     @routes.get("/{run_id}/log", response_class=Response, operation_id="get_run_log", responses=_LOG)  # type: ignore[arg-type]
-    async def log(
+    async def log(  # noqa: PLR0913 - each is a parameter of the request
         caller: Read,
         resume: LastEventId,
         run_id: RunId,
@@ -234,7 +234,6 @@ def router(commands: Commands, reading: Reading, scheduling: Scheduling, platfor
     _add_results(runs, api)
     _add_log(runs, api)
     whole = APIRouter()
-    whole.include_router(runs)
-    whole.include_router(_nodes(api))
-    whole.include_router(files_router("runs", platform.blobs, "runner"))
+    for part in (runs, _nodes(api), files_router("runs", platform.blobs, "runner")):
+        whole.routes.extend(part.routes)
     return whole

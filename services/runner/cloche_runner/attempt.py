@@ -6,7 +6,7 @@ whatever the run's stream does not say yet.
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -120,7 +120,7 @@ class Attempt:
     async def _prepare(self, run: Run) -> ProcessSpec:
         """Make environment, working folder and attempt folders, all at the same time."""
         parts = self._parts
-        async with _Together() as group:
+        async with _together() as group:
             prefix = group.create_task(self._prefix(run))
             folder = group.create_task(self._checkout())
             paths = group.create_task(parts.attempts.prepare(self.id))
@@ -216,7 +216,7 @@ class Attempt:
             await self._lose(verdict.problem, await self._with_log(process, ended))
             return
         at = self._core.writer.now()
-        async with _Together() as group:
+        async with _together() as group:
             group.create_task(self._change(lambda run: decisions.decide_finalizing(run, self.fence, ended, at)))
             group.create_task(self._meter.drain())
             group.create_task(self._release())
@@ -280,14 +280,14 @@ async def end_process(process: Process) -> None:
     await process.wait()
 
 
-class _Together(asyncio.TaskGroup):
-    """A task group that raises the first failure itself, not a group of them."""
-
-    async def __aexit__(self, kind: object, error: object, trace: object) -> bool | None:
-        try:
-            return await super().__aexit__(kind, error, trace)  # type: ignore[arg-type]
-        except BaseExceptionGroup as errors:
-            raise errors.exceptions[0] from None
+@asynccontextmanager
+async def _together() -> AsyncIterator[asyncio.TaskGroup]:
+    """Run tasks together; the first failure is raised itself, not a group of them."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            yield group
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
 
 
 async def _nothing() -> None:

@@ -24,10 +24,10 @@ class Signal:
         """Wake the loop."""
         self._event.set()
 
-    async def wait(self, timeout: float | None) -> None:
-        """Wait until it rings, at most `timeout` seconds."""
+    async def wait(self, seconds: float) -> None:
+        """Wait until it rings, at most so many seconds."""
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(seconds):
                 await self._event.wait()
         except TimeoutError:
             pass

@@ -17,7 +17,7 @@ from cloche_runner.handlers import Core, service_origin
 from cloche_shared.errors import Conflict, Unavailable
 from cloche_shared.journal.commit import StreamId
 from cloche_shared.ports.devices import Devices
-from cloche_shared.ports.executor import Process
+from cloche_shared.ports.executor import Process  # noqa: TC001 - imported like every other port
 from cloche_shared.ports.journal import OutcomeUnknownError
 
 _log = structlog.get_logger(__name__)
@@ -164,7 +164,7 @@ class Driver:
         except (Unavailable, OutcomeUnknownError) as error:
             _log.warning("attempt_delayed", run=str(attempt.stream), error=str(error), tries=tries)
             return False
-        except Exception:
+        except Exception:  # noqa: BLE001 - a defect of ours must not leave a process undriven
             _log.exception("attempt_failed", run=str(attempt.stream), tries=tries)
             return False
         return True

@@ -246,20 +246,20 @@ class Answers:
         await self._core.change_run(stream, origin, decide)
 
     async def resolved(self, stream: StreamId, origin: Origin, answer: ReferencesResolved) -> None:
-        """The registry knows what the run refers to."""
+        """Take it that the registry knows what the run refers to."""
         await self._decide(stream, origin, lambda run: decisions.decide_preparing(run, answer))
 
     async def provided(self, stream: StreamId, origin: Origin, answer: ImageProvided) -> None:
-        """The builder has the environment."""
+        """Take it that the builder has the environment."""
         await self._decide(stream, origin, lambda run: decisions.decide_queued(run, answer))
 
     async def refused(self, stream: StreamId, origin: Origin, problem: Problem) -> None:
-        """The registry or the builder cannot give what was asked."""
+        """Fail the run: the registry or the builder cannot give what was asked."""
         at = self._core.writer.now()
         await self._decide(stream, origin, lambda run: decisions.decide_refused(run, problem, at))
 
     async def replica_requested(self, stream: StreamId, origin: Origin, fact: ReplicaRequested) -> None:
-        """A scoring replica wants room; the answer comes from the node that was looked at."""
+        """Answer a scoring replica that wants room, from the node that was looked at."""
         claimant = Claimant(replica_holder(stream, fact.revision, fact.replica), fact.resources)
         nodes = {name: node for name, node in self._core.board.nodes.items() if node.is_here}
         if not nodes:

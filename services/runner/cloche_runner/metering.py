@@ -11,6 +11,7 @@ from cloche_shared.journal.commit import StreamId
 
 BATCH_BYTES = 48 * 1024
 """Journal bytes in one fact: events stay below 64 KiB."""
+_SHORT = ("v", "t", "op", "name")
 LONGEST_LINE = 1024 * 1024 + 1
 BATCHES_PER_LOOK = 4
 
@@ -62,7 +63,7 @@ class Meter:
         lines: tuple[dict[str, object], ...] = ()
         for line in _lines(data[:size]):
             blob = await self._core.space(self._stream.project).put_bytes(orjson.dumps(line))
-            short = {key: line[key] for key in ("v", "t", "op", "name") if key in line}
+            short: dict[str, object] = {key: line[key] for key in _SHORT if key in line}
             lines = ({**short, "blob": blob.digest},)
         await self._record(lines, start, start + (size or len(data)))
         return True

@@ -185,7 +185,7 @@ class Runner:
     async def cancel_all(self) -> int:
         """Ask every run to end that has not ended; return how many those were."""
         board = self.core.board
-        streams = [*board.claims, *(StreamId.parse(key) for key in board.queue.keys())]
+        streams = [*board.claims, *(StreamId.parse(key) for key in board.queue)]
         origin = Submission(service_origin("cancel-all"))
         await asyncio.gather(*(self.commands.cancel(stream.project, stream.id, origin) for stream in streams))
         return len(streams)

@@ -16,7 +16,7 @@ from cloche_shared.store.paths import path_fault
 
 _ID = re.compile(r"[a-z0-9-]{1,128}")
 _FILE = "journal.jsonl"
-_PART = ".part"
+_PART = re.compile(r".*\.[0-9a-f]{8}\.part")
 """What an upload that never became whole leaves behind."""
 
 
@@ -82,7 +82,7 @@ def _regular_files(folder: Path) -> Iterator[tuple[str, Path, bool]]:
             path = Path(at) / file
             name = path.relative_to(folder).as_posix()
             mode = path.lstat().st_mode
-            if stat.S_ISREG(mode) and path_fault(name) is None and not file.endswith(_PART):
+            if stat.S_ISREG(mode) and path_fault(name) is None and not _PART.fullmatch(file):
                 yield name, path, bool(mode & 0o100)
 
 

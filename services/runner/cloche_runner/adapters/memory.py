@@ -78,9 +78,8 @@ class MemoryAttemptFiles:
         return bytes(self._disk.journals.get(attempt_id, b"")[offset : offset + limit])
 
     async def uploads(self, attempt_id: str, blobs: Blobs) -> list[FileEntry]:
-        return [
-            await _entry(name, data, blobs) for name, data in sorted(self._disk.uploaded.get(attempt_id, {}).items())
-        ]
+        found = sorted(self._disk.uploaded.get(attempt_id, {}).items())
+        return [await _entry(name, data, blobs) for name, data in found]
 
     async def discard(self, attempt_id: str) -> None:
         self._disk.journals.pop(attempt_id, None)

@@ -22,19 +22,22 @@ class Verdict:
 
 def judge(ended: Ended, spec: RunSpec, *, log_tail: str = "") -> Verdict:
     """Return what an end means. `log_tail` are the last lines of the log, shown with a failure."""
-    if ended.ending == "exited":
-        return _exited(ended, spec, log_tail)
-    if ended.ending == "canceled":
-        return Verdict("canceled")
-    if ended.ending == "signaled":
-        return Verdict("user", _signaled(ended, log_tail))
-    if ended.ending == "out_of_memory":
-        return Verdict("user", _out_of_memory(ended, spec, log_tail))
-    if ended.ending == "deadline":
-        return Verdict("final", _deadline(spec, log_tail))
-    if ended.ending == "not_started":
-        return Verdict("final", _not_started(ended))
-    return Verdict("infrastructure", _infrastructure(ended))
+    match ended.ending:
+        case "exited":
+            verdict = _exited(ended, spec, log_tail)
+        case "canceled":
+            verdict = Verdict("canceled")
+        case "signaled":
+            verdict = Verdict("user", _signaled(ended, log_tail))
+        case "out_of_memory":
+            verdict = Verdict("user", _out_of_memory(ended, spec, log_tail))
+        case "deadline":
+            verdict = Verdict("final", _deadline(spec, log_tail))
+        case "not_started":
+            verdict = Verdict("final", _not_started(ended))
+        case _:
+            verdict = Verdict("infrastructure", _infrastructure(ended))
+    return verdict
 
 
 def _problem(code: str, message: str, todo: str, log_tail: str = "", **extra: object) -> Problem:

@@ -135,10 +135,11 @@ def _submitted(run: Run, fact: RunSubmitted) -> Run:
         "phase": "submitted",
         "spec": fact.spec,
         "references": fact.references,
+        "created_by": fact.by,
         "created_at": fact.at,
+        "measures": measures,
     }
-    changes |= {"created_by": fact.by}
-    return run.model_copy(update={**changes, "measures": measures})
+    return run.model_copy(update=changes)
 
 
 def _preparing(run: Run, fact: RunPreparing) -> Run:

@@ -28,7 +28,10 @@ MISSES = 100
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A queued run. `holder` names the attempt that it would become; `since` is when it was submitted, `not_before` when it may go at the earliest (RFC 3339)."""
+    """A queued run. `holder` names the attempt that it would become.
+
+    `since` is when it was submitted, `not_before` when it may go at the earliest (RFC 3339).
+    """
 
     key: str
     holder: str
@@ -86,9 +89,8 @@ class Queue:
         """Return a waiting run."""
         return self._known.get(key)
 
-    def keys(self) -> list[str]:
-        """Return the keys of all waiting runs."""
-        return list(self._known)
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(self._known))
 
     def add(self, waiting: Waiting) -> None:
         """Put a run into its place, again if it changed."""
@@ -188,7 +190,10 @@ def _rank(waiting: Waiting, shares: Shares, old: str) -> tuple[float, str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """Moments (RFC 3339): `now`; runs from before `impatient` may reserve a node; those from before `starving` go first."""
+    """Moments (RFC 3339).
+
+    Runs from before `impatient` may reserve a node, those from before `starving` go first.
+    """
 
     now: str
     impatient: str
@@ -236,12 +241,12 @@ class _Round:
 
 
 def _left(node: Node, wanted: Resources) -> tuple[int, float]:
-    """What would stay free: the tightest node is best, so that large holes stay for large requests."""
+    """Return what would stay free: the tightest node is best, so that large holes stay for large requests."""
     return (len(node.free_gpus) - wanted.gpus, node.free_cpus - wanted.cpus)
 
 
 def _lack(node: Node, wanted: Resources) -> tuple[int, float, int]:
-    """What is missing."""
+    """Return what is missing."""
     return (
         max(0, wanted.gpus - len(suited(node.free_gpus, wanted))),
         max(0.0, wanted.cpus - node.free_cpus),
