@@ -27,6 +27,7 @@ from cloche_shared.errors import Invalid, Violation
 from cloche_shared.http.caller import Caller, may
 from cloche_shared.http.conditions import IfMatch, Matching, Once, RequestKey, etag_of
 from cloche_shared.http.files import BYTES, download
+from cloche_shared.http.lean import Lean, lean
 from cloche_shared.http.paging import Page, PageQuery, Paging, encode_token, page_bytes
 from cloche_shared.http.position_wait import views_caught_up
 from cloche_shared.http.replies import Reply
@@ -103,7 +104,14 @@ def environment_routes(handlers: Environments, installation: str) -> APIRouter:
     api = _EnvironmentApi(handlers)
     list_waits = views_caught_up(installation, handlers.views, {"environment": ENVIRONMENTS})
 
-    @routes.post("", response_model=EnvironmentView, operation_id="register_environment", responses=_MADE_ENVIRONMENT)  # type: ignore[arg-type]
+    @lean(
+        routes,
+        "",
+        Lean("environments.write", RegisterEnvironment),
+        response_model=EnvironmentView,
+        operation_id="register_environment",
+        responses=_MADE_ENVIRONMENT,
+    )
     async def register(caller: Write, once: Once, body: Json[RegisterEnvironment]) -> Response:
         """Register a definition. One that equals the latest version as a whole is that version (200)."""
         return await api.register(caller, once, body)

@@ -20,6 +20,7 @@ from cloche_shared.store.requirements import normalise_requirement
 Json = Mapping[str, "Json"] | Sequence["Json"] | str | int | bool | None
 
 SCHEME = "e1"
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 RECIPE = 1
 """Version of how an environment is made from a lock; another recipe means other bytes."""
 
@@ -36,7 +37,9 @@ def _nfc(value: object) -> object:
 
 def canonical_json(value: Json) -> bytes:
     """Return the one JSON text of a value: sorted keys, no whitespace, UTF-8, NFC, no floats."""
-    return json.dumps(_nfc(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    text = _ENCODER.encode(value)
+    # what is ASCII is NFC already
+    return text.encode() if text.isascii() else _ENCODER.encode(_nfc(value)).encode()
 
 
 def sha256_digest(data: bytes) -> str:
