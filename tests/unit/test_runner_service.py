@@ -1,7 +1,7 @@
 """The runner as its clients, the other services and its node meet it, on ports in memory and in virtual time."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -232,7 +232,7 @@ class Client:
             shown = await self.get(f"/runs/{run_id}")
             if shown["status"] == status:
                 return shown
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)
         raise AssertionError(shown)
 
 
@@ -328,3 +328,418 @@ async def test_every_answer_may_come_twice(client: Client, cluster: Cluster) -> 
     run_id = await client.submit()
     await client.ended(run_id)
     assert facts_of(cluster, run_id) == CHAIN
+
+
+# --- bad input
+
+
+async def test_a_reference_that_does_not_exist_fails_the_run(client: Client, cluster: Cluster) -> None:
+    cluster.resolves = False
+    shown = await client.ended(await client.submit())
+    assert (shown["status"], shown["problem"]["code"]) == ("Failed", "environment_not_found")
+
+
+async def test_an_environment_that_cannot_be_built_fails_the_run(client: Client, cluster: Cluster) -> None:
+    cluster.builds = False
+    shown = await client.ended(await client.submit())
+    assert (shown["status"], shown["problem"]["code"]) == ("Failed", "solver_conflict")
+
+
+async def test_a_script_that_is_not_in_the_snapshot_is_refused_with_near_names(client: Client) -> None:
+    snapshot = await client.snapshot("train.py", "data.csv")
+    answer = await client.post("/runs", {"script": "trian.py", "snapshot": snapshot})
+    assert (answer.status_code, answer.json()["code"]) == (422, "script_not_found")
+    assert answer.json()["near"] == ["train.py"]
+
+
+async def test_a_snapshot_whose_blobs_are_missing_is_refused(client: Client, cluster: Cluster) -> None:
+    absent = "sha256:" + "9" * 64
+    answer = await client.post("/runs", {"script": "a.py", "snapshot": absent})
+    assert (answer.status_code, answer.json()["code"]) == (422, "snapshot_incomplete")
+    files = (FileEntry(path="a.py", digest=absent, size=1),)
+    whole = await cluster.blobs.space("runner", "default").put_bytes(manifest_bytes(Manifest(files=files)))
+    answer = await client.post("/runs", {"script": "a.py", "snapshot": whole.digest})
+    assert (answer.json()["code"], answer.json()["missing"]) == ("snapshot_incomplete", [absent])
+
+
+async def test_a_snapshot_over_its_limit_is_refused(cluster: Cluster) -> None:
+    async with replica(cluster, snapshot_files=1) as client:
+        answer = await client.post("/runs", {"script": "a.py", "snapshot": await client.snapshot("a.py", "b.py")})
+    assert (answer.status_code, answer.json()["code"]) == (413, "snapshot_too_large")
+
+
+async def test_reserved_variables_and_paths_that_leave_the_tree_are_refused(client: Client) -> None:
+    snapshot = await client.snapshot("a.py")
+    body = {"script": "a.py", "snapshot": snapshot, "variables": {"LD_PRELOAD": "x"}}
+    assert (await client.post("/runs", body)).json()["code"] == "reserved_variable"
+    assert (await client.post("/runs", {"script": "../a.py", "snapshot": snapshot})).json()["code"] == "unsafe_path"
+
+
+async def test_a_run_that_does_not_exist_is_not_found_anywhere(client: Client) -> None:
+    for path in ("", "/why", "/log", "/metrics", "/outputs", "/outputs/a"):
+        answer = await client.http.get(f"/runs/none{path}")
+        assert (answer.status_code, answer.json()["code"]) == (404, "run_not_found"), path
+    assert (await client.post("/runs/none/cancel")).status_code == 404
+
+
+async def test_the_same_idempotency_key_makes_one_run(client: Client) -> None:
+    body = {"script": "a.py", "snapshot": await client.snapshot("a.py")}
+    answers = await asyncio.gather(*(client.post("/runs", body, Idempotency_Key="k1") for _ in range(5)))
+    assert len({answer.json()["id"] for answer in answers}) == 1
+    other = await client.post("/runs", {**body, "priority": 1}, Idempotency_Key="k1")
+    assert other.json()["code"] == "idempotency_key_reused"
+    await client.ended(answers[0].json()["id"])
+    assert len((await client.get("/runs"))["items"]) == 1
+
+
+# --- endings
+
+
+async def crash(life: Life) -> int:
+    life.begin()
+    life.say(b"Traceback\nValueError: no\n")
+    return 3
+
+
+async def hungry(life: Life) -> int:
+    life.begin()
+    life.use(8 * GIB)
+    await asyncio.sleep(1)
+    return 0
+
+
+async def unstartable(life: Life) -> int:
+    raise CannotStart("no such interpreter")
+
+
+@pytest.mark.parametrize(
+    ("program", "more", "code", "part"),
+    [
+        (crash, {}, "user_code_failed", "exit code 3"),
+        (hungry, {}, "out_of_memory", "512 MiB"),
+        (sleeping(1000), {"deadline": 5.0}, "deadline_exceeded", "5 s"),
+        (unstartable, {}, "not_started", "no such interpreter"),
+    ],
+)
+async def test_a_bad_end_is_named_and_the_log_is_kept(
+    client: Client, cluster: Cluster, program: Program, more: dict[str, object], code: str, part: str
+) -> None:
+    cluster.programs["bad.py"] = program
+    shown = await client.ended(await client.submit("bad.py", **more))
+    assert (shown["status"], shown["problem"]["code"]) == ("Failed", code)
+    assert part in shown["problem"]["message"]
+    assert shown["outputs"] is not None
+    log = await client.http.get(f"/runs/{shown['id']}/log")
+    assert len(log.content) == shown["log_bytes"]
+
+
+async def test_user_code_is_retried_only_as_often_as_asked(client: Client, cluster: Cluster) -> None:
+    cluster.programs["bad.py"] = crash
+    shown = await client.ended(await client.submit("bad.py", retries=2))
+    assert (shown["status"], shown["attempt"]) == ("Failed", 3)
+    log = await client.http.get(f"/runs/{shown['id']}/log")
+    assert log.text.count("Traceback") == 3
+
+
+async def test_lost_attempts_are_tried_again_three_times_in_all(client: Client, cluster: Cluster) -> None:
+    cluster.programs["a.py"] = sleeping(1000)
+    run_id = await client.submit("a.py")
+    for attempt in (1, 2, 3):
+        await client.until(run_id, "Running")
+        await asyncio.sleep(1)
+        assert (await client.get(f"/runs/{run_id}"))["attempt"] == attempt
+        [name] = cluster.machines["n1"].groups
+        cluster.machines["n1"].lose(name)
+        await asyncio.sleep(0.1)
+    shown = await client.ended(run_id)
+    assert (shown["status"], shown["problem"]["code"]) == ("Failed", "infrastructure_failure")
+    names = facts_of(cluster, run_id)
+    assert (names.count("AttemptLost"), names.count("RunRequeued")) == (3, 2)
+
+
+async def test_a_machine_that_starts_nothing_loses_attempts(client: Client, cluster: Cluster) -> None:
+    cluster.machines["n1"].refuses = True
+    shown = await client.ended(await client.submit())
+    assert (shown["status"], shown["problem"]["code"]) == ("Failed", "infrastructure_failure")
+
+
+async def test_what_the_environment_and_the_run_set_reaches_the_process(client: Client, cluster: Cluster) -> None:
+    seen: list[ProcessSpec] = []
+
+    async def program(life: Life) -> int:
+        seen.append(life.spec)
+        return 0
+
+    cluster.programs["a.py"] = program
+    run_id = await client.submit(
+        "a.py", arguments=["x"], variables={"SIZE": "9"}, resources={"gpus": 1, "gpu_kind": "h200"}
+    )
+    await client.ended(run_id)
+    [spec] = seen
+    assert spec.argv[1:] == ["/rt/bootstrap.py", "--", "a.py", "x"]
+    assert (spec.env["COLOUR"], spec.env["SIZE"]) == ("red", "9")
+    assert (spec.env["CLOCHE_RUN_ID"], spec.env["CUDA_VISIBLE_DEVICES"]) == (run_id, "GPU-a")
+    await client.ended(await client.submit("a.py"))
+    assert (seen[1].env["CUDA_VISIBLE_DEVICES"], seen[1].env["NVIDIA_VISIBLE_DEVICES"]) == ("", "void")
+
+
+# --- cancel
+
+
+async def test_a_cancel_before_any_claim_decides_at_once(client: Client, cluster: Cluster) -> None:
+    run_id = await client.submit(resources={"gpus": 3})
+    await client.until(run_id, "Queued")
+    answer = await client.post(f"/runs/{run_id}/cancel")
+    assert (answer.status_code, answer.json()["status"]) == (200, "Canceled")
+    again = await client.post(f"/runs/{run_id}/cancel")
+    assert (again.status_code, again.json()["status"]) == (200, "Canceled")
+    assert "AttemptClaimed" not in facts_of(cluster, run_id)
+
+
+@pytest.mark.parametrize("stubborn", [False, True])
+async def test_a_cancel_of_a_running_run_ends_its_group(client: Client, cluster: Cluster, stubborn: bool) -> None:
+    cluster.programs["a.py"] = sleeping(1000, stubborn=stubborn)
+    run_id = await client.submit("a.py", grace=2.0)
+    await client.until(run_id, "Running")
+    answer = await client.post(f"/runs/{run_id}/cancel")
+    assert (answer.status_code, answer.json()["status"]) == (202, "CancelRequested")
+    asked = asyncio.get_running_loop().time()
+    shown = await client.ended(run_id)
+    assert shown["status"] == "Canceled"
+    assert asyncio.get_running_loop().time() - asked <= 7
+    assert cluster.machines["n1"].groups == {}
+
+
+async def test_cancelling_at_any_moment_leaves_one_terminal_state(cluster: Cluster) -> None:
+    cluster.programs["a.py"] = sleeping(0.05)
+    async with replica(cluster) as client:
+        for step in range(40):
+            run_id = await client.submit("a.py", grace=0.0)
+            for _ in range(step):
+                await asyncio.sleep(0)
+            await client.post(f"/runs/{run_id}/cancel")
+            assert (await client.ended(run_id))["status"] in {"Canceled", "Completed"}
+            ends = [name for name in facts_of(cluster, run_id) if name in {"RunCanceled", "RunCompleted", "RunFailed"}]
+            assert len(ends) == 1
+        await asyncio.sleep(1)
+        assert cluster.machines["n1"].groups == {}
+        [node] = (await client.get("/nodes"))["items"]
+        assert node["free_cpus"] == 2.0
+
+
+async def test_all_runs_can_be_cancelled_at_once(client: Client, cluster: Cluster) -> None:
+    cluster.programs["a.py"] = sleeping(1000)
+    ids = [await client.submit("a.py") for _ in range(4)]
+    await client.until(ids[1], "Running")
+    assert await client.runner.cancel_all() == 4
+    assert {(await client.ended(run_id))["status"] for run_id in ids} == {"Canceled"}
+
+
+# --- why, log, metrics, outputs
+
+
+async def test_why_says_what_a_run_waits_for(client: Client, cluster: Cluster) -> None:
+    cluster.programs["a.py"] = sleeping(1000)
+    never = await client.submit(resources={"gpus": 3})
+    await client.until(never, "Queued")
+    assert (await client.get(f"/runs/{never}/why"))["reason"] == "The run asks for 3 GPUs; the largest node has 1."
+    running = await client.submit("a.py", resources={"cpus": 2.0})
+    await client.until(running, "Running")
+    waiting = await client.submit("a.py")
+    await client.until(waiting, "Queued")
+    assert (await client.get(f"/runs/{waiting}/why"))["reason"] == "The run waits for 1 CPUs: 0 free."
+    assert "is running on the node n1" in (await client.get(f"/runs/{running}/why"))["reason"]
+
+
+async def test_a_log_can_be_followed_from_the_beginning_and_resumed(client: Client, cluster: Cluster) -> None:
+    cluster.programs["a.py"] = sleeping(5)
+    run_id = await client.submit("a.py")
+    stream = client.http.stream("GET", f"/runs/{run_id}/log?follow=true")
+    async with stream as answer:
+        text = (await answer.aread()).decode()
+    assert "data: begun" in text
+    assert "data: done" in text
+    assert 'event: end\ndata: {"status":"Completed","log_bytes":11,"exit_code":0}' in text
+    resumed = await client.http.get(
+        f"/runs/{run_id}/log", headers={"accept": "text/event-stream", "last-event-id": "6"}
+    )
+    assert "begun" not in resumed.text
+    assert "id: 11\ndata: done" in resumed.text
+    assert (await client.http.get(f"/runs/{run_id}/log?offset=6")).text == "done\n"
+    assert (await client.http.get(f"/runs/{run_id}/log?tail=1")).text == "done\n"
+
+
+async def test_metrics_outputs_and_uploads_are_kept(client: Client, cluster: Cluster) -> None:
+    async def program(life: Life) -> int:
+        life.begin()
+        disk, name = cluster.disks["n1"], life.spec.id
+        disk.log(name, v=1, op="log", name="loss", value=1.0)
+        await asyncio.sleep(3)
+        disk.log(name, v=1, op="log", name="loss", value="NaN")
+        disk.log(name, v=1, op="log_list", name="long", value=[0.5] * 20_000)
+        disk.log(name, v=1, op="tag", name="stage", value="late")
+        disk.log(name, v=1, op="property", name="seed", value="7")
+        disk.journals[name] += b'not json\n{"op": 3}\n{"op": "log"}\n'
+        disk.write(name, "outputs/model.pkl", b"m")
+        disk.write(name, "logs/a.txt", b"l")
+        disk.write(name, "train.log", b"not kept")
+        disk.upload(name, "outputs/extra.bin", b"e")
+        return 0
+
+    cluster.programs["a.py"] = program
+    shown = await client.ended(await client.submit("a.py"))
+    path = f"/runs/{shown['id']}"
+    found = await client.get(f"{path}/metrics")
+    assert found["metrics"]["loss"] == [1.0, "NaN"]
+    assert len(found["metrics"]["long"]) == 20_000
+    assert (found["tags"], found["properties"]) == ({"stage": "late"}, {"seed": "7"})
+    listed = await client.get(f"{path}/outputs")
+    assert [file["path"] for file in listed["files"]] == ["logs/a.txt", "outputs/extra.bin", "outputs/model.pkl"]
+    file = await client.http.get(f"{path}/outputs/outputs/model.pkl")
+    assert (file.content, file.headers["content-disposition"]) == (b"m", "attachment; filename*=UTF-8''model.pkl")
+    missing = await client.http.get(f"{path}/outputs/outputs/none")
+    assert (missing.status_code, missing.json()["code"]) == (404, "output_not_found")
+    assert max(len(document.body) for document in cluster.store.documents.values()) < 64 * 1024
+
+
+async def test_a_caller_may_wait_for_the_end(client: Client, cluster: Cluster) -> None:
+    cluster.programs["a.py"] = sleeping(5)
+    body = {"script": "a.py", "snapshot": await client.snapshot("a.py")}
+    answer = await client.post("/runs", body, Prefer="wait=2")
+    assert (answer.status_code, answer.json()["status"]) == (202, "Running")
+    answer = await client.post("/runs", body, Prefer="wait=20")
+    assert (answer.status_code, answer.json()["status"]) == (200, "Completed")
+
+
+# --- crashes
+
+
+@pytest.mark.parametrize("down_for", [0.0, 100.0])
+async def test_a_run_is_adopted_after_a_crash_not_started_again(cluster: Cluster, down_for: float) -> None:
+    cluster.programs["a.py"] = sleeping(30)
+    async with replica(cluster) as client:
+        run_id = await client.submit("a.py")
+        await client.until(run_id, "Running")
+    assert len(cluster.machines["n1"].groups) == 1
+    await asyncio.sleep(down_for)
+    async with replica(cluster) as client:
+        shown = await client.ended(run_id)
+        assert (shown["status"], shown["attempt"]) == ("Completed", 1)
+        assert (await client.http.get(f"/runs/{run_id}/log")).text == "begun\ndone\n"
+    assert facts_of(cluster, run_id) == CHAIN
+
+
+async def test_a_crash_at_any_moment_loses_no_run(cluster: Cluster) -> None:
+    cluster.programs["a.py"] = sleeping(0.01)
+    ids = []
+    for step in range(60):
+        async with replica(cluster) as client:
+            ids.append(await client.submit("a.py"))
+            for _ in range(step):
+                await asyncio.sleep(0)
+    async with replica(cluster) as client:
+        for run_id in ids:
+            shown = await client.ended(run_id)
+            assert (shown["status"], shown["attempt"]) == ("Completed", 1), run_id
+            assert facts_of(cluster, run_id) == CHAIN
+        await asyncio.sleep(100)
+        assert cluster.machines["n1"].groups == {}
+        [node] = (await client.get("/nodes"))["items"]
+        assert (node["free_cpus"], node["holders"]) == (2.0, [])
+
+
+async def test_a_process_that_nobody_holds_is_ended_and_forgotten(cluster: Cluster) -> None:
+    executor = cluster.node("n1").parts.executor
+    cluster.programs["a.py"] = sleeping(1e6)
+    spec = ProcessSpec(id="run-x-1", owner="runner", argv=["p", "b", "--", "a.py"], cwd=Path("/"), env={})
+    await executor.start(spec)
+    await executor.start(replace(spec, id="service-y", owner="deployer"))
+    async with replica(cluster):
+        await asyncio.sleep(5)
+    assert list(cluster.machines["n1"].groups) == ["service-y"]
+
+
+async def test_a_claim_whose_process_vanished_is_lost_and_tried_again(cluster: Cluster) -> None:
+    cluster.programs["a.py"] = sleeping(30)
+    async with replica(cluster) as client:
+        run_id = await client.submit("a.py")
+        await client.until(run_id, "Running")
+    cluster.machines["n1"].groups.clear()
+    async with replica(cluster) as client:
+        shown = await client.ended(run_id)
+    assert (shown["status"], shown["attempt"]) == ("Completed", 2)
+
+
+# --- several nodes
+
+
+async def test_a_lost_nodes_run_goes_on_elsewhere_and_its_zombie_is_refused() -> None:
+    cluster = Cluster(shared=True)
+    cluster.programs["a.py"] = sleeping(200)
+    async with answering(cluster), AsyncExitStack() as stack:
+        zombie = await stack.enter_async_context(replica(cluster, "n1"))
+        run_id = await zombie.submit("a.py")
+        await zombie.until(run_id, "Running")
+        other = await stack.enter_async_context(replica(cluster, "n2"))
+        third = await stack.enter_async_context(replica(cluster, ""))
+        assert [node["id"] for node in (await third.get("/nodes"))["items"]] == ["n1", "n2"]
+        [old] = list(zombie.runner.core.board.claims.values())
+        # n1 stops renewing: its store takes no lease any more
+        refusing = _Refusing()
+        zombie.runner._membership._leases = refusing
+        await asyncio.sleep(70)
+        shown = await third.get(f"/runs/{run_id}")
+        assert (shown["status"], shown["node"], shown["attempt"]) == ("Running", "n2", 2)
+        assert cluster.machines["n1"].groups == {}
+        assert old.fence < zombie.runner.core.board.claims[StreamId("run", "default", run_id)].fence
+        shown = await other.ended(run_id)
+        assert (shown["status"], shown["attempt"]) == ("Completed", 2)
+        zombie.runner._membership._leases = cluster.leases
+        await asyncio.sleep(60)
+        nodes = (await third.get("/nodes"))["items"]
+        assert [(node["status"], node["free_cpus"]) for node in nodes] == [("ready", 2.0), ("ready", 2.0)]
+
+
+class _Refusing(MemoryLeases):
+    async def put(self, lease: object) -> None:
+        raise TimeoutError
+
+
+async def test_replicas_of_services_get_gpus_until_they_end(client: Client, cluster: Cluster) -> None:
+    subject = "service/default/iris"
+    wanted = ReplicaRequested(revision=1, replica=1, resources=Resources(gpus=1))
+    async with cluster.bus.tail([TOPICS["answers"]]) as answers:
+        await cluster.publish(subject, wanted, f"{subject}/1#0", topic=TOPICS["service"])
+        await cluster.publish(subject, wanted, f"{subject}/1#0", topic=TOPICS["service"])
+        [first] = await answers.fetch()
+        assert first.event is not None
+        assert (first.event.name, first.event.data["gpus"]) == ("ReplicaAllocated", ["GPU-a"])
+        other = wanted.model_copy(update={"revision": 2})
+        await cluster.publish(subject, other, f"{subject}/2#0", topic=TOPICS["service"])
+        [second] = await answers.fetch()
+        assert second.event is not None
+        assert (second.event.name, second.event.data["problem"]["code"]) == ("ReplicaRefused", "resources_busy")
+    run_id = await client.submit(resources={"gpus": 1})
+    await client.until(run_id, "Queued")
+    await cluster.publish(subject, ServiceDeleted(), f"{subject}/3#0", topic=TOPICS["service"])
+    assert (await client.ended(run_id))["status"] == "Completed"
+
+
+async def test_many_runs_share_a_node_without_ever_overbooking_it(client: Client, cluster: Cluster) -> None:
+    live = 0
+    most = 0
+
+    async def program(life: Life) -> int:
+        nonlocal live, most
+        life.begin()
+        live += 1
+        most = max(most, live)
+        await asyncio.sleep(1)
+        live -= 1
+        return 0
+
+    cluster.programs["a.py"] = program
+    ids = [await client.submit("a.py") for _ in range(20)]
+    for run_id in ids:
+        assert (await client.ended(run_id))["status"] == "Completed"
+    assert most == 2

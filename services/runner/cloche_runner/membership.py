@@ -64,7 +64,7 @@ class Membership:
         try:
             await self._leases.put(lease)
             await self._come_back(driver)
-        except (Unavailable, OutcomeUnknownError) as error:
+        except (Unavailable, OutcomeUnknownError, TimeoutError) as error:
             _log.warning("lease_not_renewed", node=driver.node, error=str(error))
             return
         await driver.grant(max(0.0, grant - (self._core.clock.monotonic() - asked)))

@@ -78,6 +78,7 @@ class Runner:
         self.scheduling = Scheduling(core)
         self.driver = self._driver(node)
         self.reading = Reading(core, self._attempt_here)
+        self._membership = Membership(core, platform.leases, self.driver)
         self._answers = Consumer(
             platform.bus,
             SERVICE,
@@ -135,7 +136,7 @@ class Runner:
 
     def _start_shared(self, lifecycle: Lifecycle) -> None:
         """Start what only several processes on one journal need."""
-        membership = Membership(self.core, self._platform.leases, self.driver)
+        membership = self._membership
         if self.driver is not None:
             lifecycle.spawn("runner-lease", membership.renew())
         lifecycle.spawn("runner-observer", membership.observe())
