@@ -37,7 +37,9 @@ class SqliteJournal:
         return _document(row) if row else None
 
     async def read(self, prefix: str, *, after: str = "", limit: int = 1000) -> list[Document]:
-        rows = self._reader.execute(self._sql.read, (after, prefix, prefix + "\U0010ffff", limit))
+        # one lower bound: of two, SQLite would search by the first and walk to the second
+        lower = max(prefix, after + "\x01")
+        rows = self._reader.execute(self._sql.read, (lower, prefix + "\U0010ffff", limit))
         return [_document(row) for row in rows.fetchall()]
 
     async def unsent(self, limit: int = 1000) -> list[Document]:
@@ -60,7 +62,7 @@ class _Statements:
         start = f"SELECT key,body,topic,partition_key,pos<={floor} OR {marked} FROM {service}_journal AS j WHERE"  # noqa: S608
         waits = f"pos>{floor} AND topic<>'' AND NOT {marked}"
         self.get = f"{start} key=?"
-        self.read = f"{start} key>? AND key>=? AND key<? ORDER BY key LIMIT ?"
+        self.read = f"{start} key>=? AND key<? ORDER BY key LIMIT ?"
         self.unsent = f"{start} {waits} ORDER BY pos LIMIT ?"
         self.mark = f"INSERT OR IGNORE INTO {service}_marks SELECT pos FROM {service}_journal WHERE key=?"  # noqa: S608
         self.raise_floor = (
