@@ -1,0 +1,178 @@
+"""The runner through crashes, lost nodes and zombies."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cloche_shared.adapters.memory_executor import Life
+from cloche_shared.adapters.memory_leases import MemoryLeases
+from cloche_shared.contracts.facts import (
+    TOPICS,
+    ReplicaRequested,
+    ServiceDeleted,
+)
+from cloche_shared.contracts.runs import Resources
+from cloche_shared.journal.commit import StreamId
+from cloche_shared.ports.executor import ProcessSpec
+from tests.unit.runner_world import (
+    CHAIN,
+    Client,
+    Cluster,
+    answering,
+    facts_of,
+    replica,
+    sleeping,
+)
+
+pytestmark = pytest.mark.looptime
+
+
+@pytest.fixture(params=[False, True], ids=["exclusive", "shared"])
+async def cluster(request: pytest.FixtureRequest) -> AsyncIterator[Cluster]:
+    made = Cluster(shared=request.param)
+    async with answering(made):
+        yield made
+
+
+@pytest.fixture
+async def client(cluster: Cluster) -> AsyncIterator[Client]:
+    async with replica(cluster) as made:
+        yield made
+
+
+# --- crashes
+
+
+@pytest.mark.parametrize("down_for", [0.0, 100.0])
+async def test_a_run_is_adopted_after_a_crash_not_started_again(cluster: Cluster, down_for: float) -> None:
+    cluster.programs["a.py"] = sleeping(30)
+    async with replica(cluster) as client:
+        run_id = await client.submit("a.py")
+        await client.until(run_id, "Running")
+    assert len(cluster.machines["n1"].groups) == 1
+    await asyncio.sleep(down_for)
+    async with replica(cluster) as client:
+        shown = await client.ended(run_id)
+        assert (shown["status"], shown["attempt"]) == ("Completed", 1)
+        assert (await client.http.get(f"/runs/{run_id}/log")).text == "begun\ndone\n"
+    assert facts_of(cluster, run_id) == CHAIN
+
+
+async def test_a_crash_at_any_moment_loses_no_run(cluster: Cluster) -> None:
+    cluster.programs["a.py"] = sleeping(0.01)
+    ids = []
+    for step in range(60):
+        async with replica(cluster) as client:
+            ids.append(await client.submit("a.py"))
+            for _ in range(step):
+                await asyncio.sleep(0)
+    async with replica(cluster) as client:
+        for run_id in ids:
+            shown = await client.ended(run_id)
+            assert (shown["status"], shown["attempt"]) == ("Completed", 1), run_id
+            assert facts_of(cluster, run_id) == CHAIN
+        await asyncio.sleep(100)
+        assert cluster.machines["n1"].groups == {}
+        [node] = (await client.get("/nodes"))["items"]
+        assert (node["free_cpus"], node["holders"]) == (2.0, [])
+
+
+async def test_a_process_that_nobody_holds_is_ended_and_forgotten(cluster: Cluster) -> None:
+    executor = cluster.node("n1").parts.executor
+    cluster.programs["a.py"] = sleeping(1e6)
+    spec = ProcessSpec(id="run-x-1", owner="runner", argv=["p", "b", "--", "a.py"], cwd=Path("/"), env={})
+    await executor.start(spec)
+    await executor.start(replace(spec, id="service-y", owner="deployer"))
+    async with replica(cluster):
+        await asyncio.sleep(5)
+    assert list(cluster.machines["n1"].groups) == ["service-y"]
+
+
+async def test_a_claim_whose_process_vanished_is_lost_and_tried_again(cluster: Cluster) -> None:
+    cluster.programs["a.py"] = sleeping(30)
+    async with replica(cluster) as client:
+        run_id = await client.submit("a.py")
+        await client.until(run_id, "Running")
+    cluster.machines["n1"].groups.clear()
+    async with replica(cluster) as client:
+        shown = await client.ended(run_id)
+    assert (shown["status"], shown["attempt"]) == ("Completed", 2)
+
+
+# --- several nodes
+
+
+async def test_a_lost_nodes_run_goes_on_elsewhere_and_its_zombie_is_refused() -> None:
+    cluster = Cluster(shared=True)
+    cluster.programs["a.py"] = sleeping(200)
+    async with answering(cluster), AsyncExitStack() as stack:
+        zombie = await stack.enter_async_context(replica(cluster, "n1"))
+        run_id = await zombie.submit("a.py")
+        await zombie.until(run_id, "Running")
+        other = await stack.enter_async_context(replica(cluster, "n2"))
+        third = await stack.enter_async_context(replica(cluster, ""))
+        assert [node["id"] for node in (await third.get("/nodes"))["items"]] == ["n1", "n2"]
+        [old] = list(zombie.runner.core.board.claims.values())
+        # n1 stops renewing: its store takes no lease any more
+        refusing = _Refusing()
+        zombie.runner._membership._leases = refusing
+        await asyncio.sleep(70)
+        shown = await third.get(f"/runs/{run_id}")
+        assert (shown["status"], shown["node"], shown["attempt"]) == ("Running", "n2", 2)
+        assert cluster.machines["n1"].groups == {}
+        assert old.fence < zombie.runner.core.board.claims[StreamId("run", "default", run_id)].fence
+        shown = await other.ended(run_id)
+        assert (shown["status"], shown["attempt"]) == ("Completed", 2)
+        zombie.runner._membership._leases = cluster.leases
+        await asyncio.sleep(60)
+        nodes = (await third.get("/nodes"))["items"]
+        assert [(node["status"], node["free_cpus"]) for node in nodes] == [("ready", 2.0), ("ready", 2.0)]
+
+
+class _Refusing(MemoryLeases):
+    async def put(self, lease: object) -> None:
+        raise TimeoutError
+
+
+async def test_replicas_of_services_get_gpus_until_they_end(client: Client, cluster: Cluster) -> None:
+    subject = "service/default/iris"
+    wanted = ReplicaRequested(revision=1, replica=1, resources=Resources(gpus=1))
+    async with cluster.bus.tail([TOPICS["answers"]]) as answers:
+        await cluster.publish(subject, wanted, f"{subject}/1#0", topic=TOPICS["service"])
+        await cluster.publish(subject, wanted, f"{subject}/1#0", topic=TOPICS["service"])
+        [first] = await answers.fetch()
+        assert first.event is not None
+        assert (first.event.name, first.event.data["gpus"]) == ("ReplicaAllocated", ["GPU-a"])
+        other = wanted.model_copy(update={"revision": 2})
+        await cluster.publish(subject, other, f"{subject}/2#0", topic=TOPICS["service"])
+        [second] = await answers.fetch()
+        assert second.event is not None
+        assert (second.event.name, second.event.data["problem"]["code"]) == ("ReplicaRefused", "resources_busy")
+    run_id = await client.submit(resources={"gpus": 1})
+    await client.until(run_id, "Queued")
+    await cluster.publish(subject, ServiceDeleted(), f"{subject}/3#0", topic=TOPICS["service"])
+    assert (await client.ended(run_id))["status"] == "Completed"
+
+
+async def test_many_runs_share_a_node_without_ever_overbooking_it(client: Client, cluster: Cluster) -> None:
+    live = 0
+    most = 0
+
+    async def program(life: Life) -> int:
+        nonlocal live, most
+        life.begin()
+        live += 1
+        most = max(most, live)
+        await asyncio.sleep(1)
+        live -= 1
+        return 0
+
+    cluster.programs["a.py"] = program
+    ids = [await client.submit("a.py") for _ in range(20)]
+    for run_id in ids:
+        assert (await client.ended(run_id))["status"] == "Completed"
+    assert most == 2
