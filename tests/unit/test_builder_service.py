@@ -1,6 +1,7 @@
 """The whole builder on memory ports, in virtual time."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from cloche_builder.wiring import BuilderService, OwnPorts, build
 from cloche_shared.access import AccessTable
 from cloche_shared.adapters.memory_blobs import MemoryBlobStore
 from cloche_shared.adapters.memory_bus import MemoryBroker, MemoryBus
+from cloche_shared.adapters.memory_faults import NoFaults
 from cloche_shared.adapters.memory_journal import MemoryJournal, MemoryStore
 from cloche_shared.adapters.memory_leases import MemoryLeases
 from cloche_shared.adapters.memory_node_files import MemoryNodeFiles
@@ -32,9 +34,10 @@ from cloche_shared.contracts.facts import (
     RunPreparing,
 )
 from cloche_shared.contracts.references import EnvironmentRef, References, ResolvedEnvironment
-from cloche_shared.errors import NotFound
+from cloche_shared.errors import NotFound, Unavailable
 from cloche_shared.journal.commit import Actor, Origin, StreamId, written
 from cloche_shared.lifecycle import Lifecycle
+from cloche_shared.ports.journal import Lease, Leases
 from cloche_shared.ports.resolver import Resolution, Say
 from cloche_shared.service import Platform
 from cloche_shared.store.hashing import definition_hash
@@ -78,6 +81,32 @@ class Index(MemoryResolver):
         return await super().resolve(definition, say)
 
 
+class StubbornIndex(Index):
+    """Its first solving cannot be stopped: like a builder that was suspended and goes on too late."""
+
+    async def resolve(self, definition: Definition, say: Say) -> Resolution:
+        if self.solved:
+            return await super().resolve(definition, say)
+        self.solved += 1
+        until = asyncio.get_running_loop().time() + self.seconds
+        while (left := until - asyncio.get_running_loop().time()) > 0:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(left)
+        self.offer(alpha="6.6")
+        return await MemoryResolver.resolve(self, definition, say)
+
+
+class CutOff(NoFaults):
+    """Nothing reaches the store of leases between two moments of the loop's time."""
+
+    def __init__(self, start: float, end: float) -> None:
+        self.start, self.end = start, end
+
+    async def before(self, call: str) -> None:
+        if call == "put" and self.start <= asyncio.get_running_loop().time() < self.end:
+            raise Unavailable("store_unavailable", "The store does not answer.")
+
+
 @dataclass
 class World:
     """What outlives a builder's process."""
@@ -92,12 +121,12 @@ class World:
     clock: MemoryClock = field(default_factory=MemoryClock)
     started: int = 0
 
-    def service(self, holder: str = "one") -> BuilderService:
+    def service(self, holder: str = "one", leases: Leases | None = None) -> BuilderService:
         self.started += 1
         platform = Platform(
             journal=MemoryJournal(self.store),
             views=self.views,
-            leases=self.leases,
+            leases=leases or self.leases,
             bus=MemoryBus(self.broker),
             blobs=self.blobs,
             clock=self.clock,
@@ -111,8 +140,8 @@ class World:
         return build(platform, settings, OwnPorts(self.index, self.logs, holder, prove=node.prefix, warm=node.warm))
 
     @asynccontextmanager
-    async def running(self, holder: str = "one") -> AsyncIterator[BuilderService]:
-        service = self.service(holder)
+    async def running(self, holder: str = "one", leases: Leases | None = None) -> AsyncIterator[BuilderService]:
+        service = self.service(holder, leases)
         async with Lifecycle() as life:
             await service.start(life)
             yield service
@@ -146,6 +175,9 @@ class World:
         """Return (whom, type's name, data) of every answer."""
         found = [written(document) for key, document in self.store.documents.items() if key.startswith("answers/")]
         return [(one.reply_to, kind.split(".")[1], dict(data)) for one in found for kind, data in one.facts]
+
+    async def lock(self, digest: str) -> Lock:
+        return Lock.model_validate_json(await self.blobs.space("builder", "public").read_bytes(digest))
 
     def facts(self, kind: str = "build") -> list[str]:
         """Return the names of what was recorded, in order per aggregate."""
@@ -189,8 +221,7 @@ async def test_an_image_whose_artefact_is_gone_is_restored_from_its_lock() -> No
         await world.prepare("first")
         first = (await world.answered(1))[0][2]
         blobs = world.blobs.space("builder", "public")
-        lock = Lock.model_validate_json(await blobs.read_bytes(str(first["lock_digest"])))
-        gone = lock.artefacts[0].digest
+        gone = (await world.lock(first["lock_digest"])).artefacts[0].digest
         await blobs.delete(gone)
         world.index.offer(alpha="1.1", beta="2.1")
         await world.prepare("second")
@@ -241,6 +272,62 @@ async def test_a_build_whose_builder_died_is_taken_over_after_its_lease() -> Non
     assert 11 <= loop.time() - died <= 11 + 5 + 6
     assert world.facts().count("ImageBuildStarted") == 2
     assert world.facts().count("ImageBuilt") == 1
+
+
+class OwnLeases(MemoryLeases):
+    """One builder's connection to leases that others see too; it is cut between two moments."""
+
+    def __init__(self, shared: MemoryLeases, start: float, end: float) -> None:
+        super().__init__(faults=CutOff(start, end))
+        self._shared = shared
+
+    async def put(self, lease: Lease) -> None:
+        await super().put(lease)
+        await self._shared.put(lease)
+
+    async def get(self, holder: str) -> Lease | None:
+        return await self._shared.get(holder)
+
+    async def all(self) -> list[Lease]:
+        return await self._shared.all()
+
+
+async def test_a_builder_that_cannot_renew_stops_before_others_take_over() -> None:
+    world = World(index=Index(30.0, alpha="1.0", beta="2.0"))
+    now = asyncio.get_running_loop().time
+    cut = OwnLeases(world.leases, now() + 2, now() + 200)
+    async with world.running("one", cut) as service:
+        await world.prepare("first")
+        await asyncio.sleep(1)
+        assert await service.surface.checks["builder lease"]() is None
+        began = now()
+        async with asyncio.timeout(30):
+            while await service.surface.checks["builder lease"]() is None:  # noqa: ASYNC110 - a probe polls
+                await asyncio.sleep(0.1)
+        assert now() - began < 10
+        async with world.running("two"):
+            await asyncio.sleep(10.5)
+            assert world.facts().count("ImageBuildStarted") == 1
+            await world.answered(1)
+    assert world.facts().count("ImageBuilt") == 1
+
+
+async def test_the_result_of_a_builder_that_was_taken_over_is_refused() -> None:
+    world = World(index=StubbornIndex(40.0, alpha="1.0", beta="2.0"))
+    now = asyncio.get_running_loop().time
+    cut = OwnLeases(world.leases, now() + 2, now() + 200)
+    async with world.running("one", cut):
+        await world.prepare("first")
+        await asyncio.sleep(3)
+        async with world.running("two"):
+            world.index.seconds = 5.0
+            answers = await world.answered(1)
+            await asyncio.sleep(60)
+    built = [fact for fact in world.facts() if fact != "ImageRequested"]
+    assert built == ["ImageBuildStarted", "ImageBuildStarted", "ImageBuilt"]
+    assert len(world.answers()) == 1
+    lock = await world.lock(str(answers[0][2]["lock_digest"]))
+    assert [artefact.version for artefact in lock.artefacts] == ["1.0", "2.0"]
 
 
 async def test_a_builder_that_comes_back_goes_on_at_once() -> None:

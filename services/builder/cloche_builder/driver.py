@@ -89,8 +89,14 @@ class Driver:
         """Return the builds that are known to be open."""
         return tuple(self._open)
 
-    def lost(self) -> None:
-        """Stop all work: others may take it over."""
+    def tenure_changed(self, held: bool) -> None:  # noqa: FBT001 - the callback of a lease
+        """Go to work with the lease; stop all work without it: others may take it over."""
+        if held:
+            self._wake.set()
+        else:
+            self._abandon()
+
+    def _abandon(self) -> None:
         for work in self._work.values():
             work.task.cancel()
 
@@ -108,7 +114,7 @@ class Driver:
                     async with asyncio.timeout(self._site.settings.sweep_s):
                         await self._wake.wait()
         finally:
-            self.lost()
+            self._abandon()
             await asyncio.gather(*(work.task for work in self._work.values()), return_exceptions=True)
 
     async def _look_around(self) -> None:
@@ -205,6 +211,9 @@ class Driver:
             async with asyncio.timeout(self._site.settings.timeout_s):
                 if over is not None:
                     await diary.go_on(log_id(stream, over))
+                else:
+                    # a crash may have come between the former result and the end of its live log
+                    await self._site.logs.remove(log_id(stream, claim.attempt - 1))
                 await diary.say(f"Build {stream.id[:12]}, attempt {claim.attempt}, by {claim.builder}")
                 result = await self._site.workshop.make(_job(stream, build, claim), diary.say)
         except TimeoutError:

@@ -30,16 +30,20 @@ class _Seen:
 
 
 class Tenure:
-    """The lease of `holder`. `lost` is called when it could not be renewed in time."""
+    """The lease of `holder`.
 
-    def __init__(self, holder: str, leases: Leases, clock: Clock, ttl: float, lost: Callable[[], None]) -> None:
+    `changed` is told when it was won (true) and when it could not be renewed in time (false).
+    """
+
+    def __init__(self, holder: str, leases: Leases, clock: Clock, ttl: float, changed: Callable[[bool], None]) -> None:
         self.holder = holder
         self._leases = leases
         self._monotonic = clock.monotonic
         self._ttl = ttl
-        self._lost = lost
+        self._changed = changed
         self._counter = 0
         self._renewed = float("-inf")
+        self._had = False
         self._seen: dict[str, _Seen] = {}
         self._looked = float("-inf")
 
@@ -53,15 +57,23 @@ class Tenure:
 
     async def run(self) -> None:
         """Renew for ever."""
-        held = False
         while True:
             await self._renew()
-            if held and not self.held:
-                _log.warning("lease_lost", holder=self.holder)
-                self._lost()
-            held = self.held
+            self._notice()
             wait = self._ttl / 3
-            await asyncio.sleep(min(wait, max(self._left(), 0.01)) if held else 0.1 * wait)
+            await asyncio.sleep(min(wait, max(self._left(), 0.01)) if self._had else 0.1 * wait)
+            # before the next try, which may take long: own work must not go on meanwhile
+            self._notice()
+
+    def _notice(self) -> None:
+        """Tell once that the lease was won or lost."""
+        held = self.held
+        if held is self._had:
+            return
+        self._had = held
+        if not held:
+            _log.warning("lease_lost", holder=self.holder)
+        self._changed(held)
 
     async def _renew(self) -> None:
         patience = self._ttl / 3

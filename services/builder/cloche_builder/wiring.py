@@ -85,7 +85,7 @@ class BuilderService:
         streams = Streams(BUILDS, writer, exclusive=platform.exclusive)
         self.builds = Builds(streams, writer, platform.blobs, platform.clock, settings)
         self.requests = Requests(Streams(REQUESTS, writer, exclusive=platform.exclusive), self.builds)
-        tenure = Tenure(own.holder, platform.leases, platform.clock, settings.lease_ttl_s, self._lost)
+        tenure = Tenure(own.holder, platform.leases, platform.clock, settings.lease_ttl_s, self._tenure_changed)
         tools = Tools(own.resolver, platform.http, platform.blobs, own.prove, own.warm, own.stage)
         site = Site(Workshop(tools), own.logs, platform.blobs, platform.clock, _OpenBuilds(platform.views), settings)
         self._tenure = tenure
@@ -101,8 +101,8 @@ class BuilderService:
         """What it shows to HTTP."""
         return self._surface
 
-    def _lost(self) -> None:
-        self._driver.lost()
+    def _tenure_changed(self, held: bool) -> None:  # noqa: FBT001 - the callback of a lease
+        self._driver.tenure_changed(held)
 
     def _answered(self, stream: StreamId, request_id: str) -> None:
         self.builds.streams.forget_asked(stream, request_id)
