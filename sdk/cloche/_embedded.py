@@ -1,0 +1,415 @@
+"""The embedded Cloche: all four services in one process, on SQLite, files and local processes.
+
+This is the only module of the SDK that knows the services. `python -m cloche._embedded` is what
+`cloche up -d` starts; `serve` is what `cloche up` runs itself.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import signal
+import sys
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from hashlib import sha256
+from importlib import resources
+from pathlib import Path
+from tempfile import gettempdir
+
+import cloche_builder.wiring as builder
+import cloche_deployer.wiring as deployer
+import cloche_registry.wiring as registry
+import cloche_runner.wiring as runner
+import cloche_runtime
+from cloche import __version__
+from cloche_builder.settings import BuilderSettings
+from cloche_deployer.adapters.node_stage import NodeParts, NodeStage
+from cloche_deployer.settings import DeployerSettings
+from cloche_registry.settings import RegistrySettings
+from cloche_runner.settings import RunnerSettings
+from cloche_shared.access import AccessTable, issue_key
+from cloche_shared.adapters.devices import NvmlDevices
+from cloche_shared.adapters.file_blobs import FileBlobStore
+from cloche_shared.adapters.folder_lock import FolderLock
+from cloche_shared.adapters.http_client import HttpClient
+from cloche_shared.adapters.interpreters import Interpreters
+from cloche_shared.adapters.local_executor import LocalExecutor
+from cloche_shared.adapters.local_node_files import LocalNodeFiles
+from cloche_shared.adapters.sqlite.file import SqliteFile
+from cloche_shared.adapters.system_clock import SystemClock
+from cloche_shared.adapters.system_random import SystemRandom
+from cloche_shared.errors import ClocheError
+from cloche_shared.http.app import App, AppParts, create_app
+from cloche_shared.http.files import FILE_RULES
+from cloche_shared.http.front import FrontParts
+from cloche_shared.http.health import Version
+from cloche_shared.http.server import Server, front_policy, listen, run
+from cloche_shared.http.server import serve as serve_app
+from cloche_shared.lifecycle import Lifecycle
+from cloche_shared.logs import AccessNotes, Log, Scrubber, StdlibBridge, crash_note
+from cloche_shared.metrics import RequestMetrics, render_all
+from cloche_shared.service import Platform, Service
+from cloche_shared.settings import HttpSettings, Loaded, Section, load
+
+PEPPER_BYTES = 32
+BASE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+OPENAPI = "openapi.json"
+SECOND_CTRL_C = 3.0
+"""Seconds that a second Ctrl-C has to come after the first, when runs are active."""
+
+
+class EmbeddedSettings(Section):
+    """What holds for the process as a whole. `delay` holds back every delivery between services, in seconds."""
+
+    delay: float = 0.0
+
+
+class Settings(Section):
+    """All settings of an embedded Cloche."""
+
+    http: HttpSettings = HttpSettings()
+    embedded: EmbeddedSettings = EmbeddedSettings()
+    registry: RegistrySettings = RegistrySettings()
+    builder: BuilderSettings = BuilderSettings()
+    runner: RunnerSettings = RunnerSettings()
+    deployer: DeployerSettings = DeployerSettings()
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to start: the data folder, and what overrides the settings."""
+
+    home: Path
+    host: str | None = None
+    port: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """What a caller needs to know of a server that is ready."""
+
+    url: str
+    token_file: str
+    pid: int
+    version: str
+    started: str
+
+
+def settings(home: Path, environ: Mapping[str, str] | None = None) -> Loaded[Settings]:
+    """Return the settings of a data folder with their sources. Raises `Invalid`."""
+    file = home / "config.toml"
+    text = file.read_text() if file.is_file() else ""
+    return load(Settings, text, os.environ if environ is None else environ)
+
+
+def _http(options: Options, found: HttpSettings) -> HttpSettings:
+    changes: dict[str, object] = {}
+    if options.host is not None:
+        changes["host"] = options.host
+    if options.port is not None:
+        changes["port"] = options.port
+    return found.model_copy(update=changes)
+
+
+# --- the data folder
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What makes this data folder one installation: its id, its secret, and the first key's token."""
+
+    installation: str
+    pepper: bytes
+    token: str
+
+
+def _identity(home: Path, random: SystemRandom) -> Identity:
+    """Return the folder's identity, made at the first start; the files are the user's alone (0600)."""
+    path = home / "identity.json"
+    if path.exists():
+        found = json.loads(path.read_text())
+        pepper = bytes.fromhex(found["pepper"])
+        token = (home / "token").read_text().strip() if (home / "token").exists() else ""
+        return Identity(found["installation"], pepper, token or _new_token(home, random, pepper))
+    pepper = secrets.token_bytes(PEPPER_BYTES)
+    installation = uuid.uuid4().hex[:12]
+    token = _new_token(home, random, pepper)
+    _write(path, json.dumps({"installation": installation, "pepper": pepper.hex()}))
+    return Identity(installation, pepper, token)
+
+
+def _new_token(home: Path, random: SystemRandom, pepper: bytes) -> str:
+    token = issue_key(random, pepper).token
+    _write(home / "token", token + "\n")
+    return token
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+@contextmanager
+def _sockets(home: Path) -> Iterator[Path]:
+    """Make the short, private folder that scoring workers' sockets lie in (a path has 100 bytes at most)."""
+    name = f"cloche-{os.getuid()}-{sha256(str(home.resolve()).encode()).hexdigest()[:12]}"
+    folder = Path(gettempdir()) / name
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if found.st_uid != os.getuid() or found.st_mode & 0o077 or folder.is_symlink():
+        raise PermissionError(f"{folder} belongs to somebody else")
+    try:
+        yield folder
+    finally:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+# --- composition
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """The composition: services by name, the app, and what ends runs."""
+
+    services: tuple[Service, ...]
+    app: App
+    runner: runner.Runner
+
+
+@asynccontextmanager
+async def _compose(home: Path, found: Settings, log: Log, base_url: Callable[[], str]) -> AsyncIterator[Embedded]:
+    random, clock = SystemRandom(), SystemClock()
+    identity = _identity(home, random)
+    access = AccessTable(identity.pepper, clock)
+    store = await SqliteFile.open(home / "cloche.db", delay=found.embedded.delay)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(store.close)
+        http = HttpClient()
+        stack.push_async_callback(http.close)
+        blobs = FileBlobStore(home / "blobs")
+        node_home = home / "node"
+        node_home.mkdir(exist_ok=True)
+        (home / "builder" / "uv").mkdir(parents=True, exist_ok=True)
+        interpreters = Interpreters(managed=home / "builder" / "uv" / "python")
+        files = LocalNodeFiles(node_home, interpreters)
+        stack.push_async_callback(files.close)
+        executor = LocalExecutor(node_home / "processes")
+        stack.push_async_callback(executor.close)
+        sockets = stack.enter_context(_sockets(home))
+
+        def platform_of(name: str) -> Platform:
+            return Platform(
+                journal=store.journal(name),
+                views=store.views(name),
+                leases=store.leases(name),
+                bus=store.bus(),
+                blobs=blobs,
+                clock=clock,
+                random=random,
+                http=http,
+                access=access,
+                installation=identity.installation,
+                exclusive=True,
+                relays=False,
+            )
+
+        registry_service = registry.build(platform_of("registry"), found.registry, identity.pepper)
+        await registry_service.ensure_bootstrap_key(identity.token)
+        own = builder.embedded_ports(
+            home / "builder", found.builder, interpreters=interpreters, prove=files.prefix, warm=files.warm
+        )
+        builder_service = builder.build(platform_of("builder"), found.builder, own)
+        node = runner.local_node(node_home, executor, files, NvmlDevices())
+        runner_settings = found.runner.model_copy(update={"node": found.runner.node or f"n{identity.installation}"})
+        runner_service = runner.build(platform_of("runner"), runner_settings, node)
+        stage = NodeStage(
+            NodeParts(
+                executor=executor,
+                files=files,
+                blobs=blobs,
+                random=random,
+                runtime=Path(str(cloche_runtime.__file__)).parent.parent,
+                sockets=sockets,
+                base_env={"PATH": BASE_PATH, "LANG": "C.UTF-8", "HOME": str(node_home)},
+                orphan_after=found.deployer.orphan_after,
+            )
+        )
+        extras = deployer.Extras(stage, identity.pepper, base_url, code_version=__version__)
+        deployer_service = deployer.build(platform_of("deployer"), found.deployer, extras)
+        services: tuple[Service, ...] = (registry_service, builder_service, runner_service, deployer_service)
+        yield Embedded(services, _app(services, found, access, log, identity), runner_service)
+
+
+def _app(services: tuple[Service, ...], found: Settings, access: AccessTable, log: Log, identity: Identity) -> App:
+    notes, figures = AccessNotes(log), RequestMetrics()
+
+    def note(exchange: object, seconds: float) -> None:
+        notes(exchange, seconds)  # type: ignore[arg-type]  # the front hands over its own exchanges
+        figures(exchange, seconds)  # type: ignore[arg-type]  # the same
+
+    policy = front_policy(found.http)
+    front = FrontParts(
+        access=access,
+        clock=SystemClock(),
+        random=SystemRandom(),
+        policy=replace(policy, routes=(*policy.routes, *FILE_RULES)),
+        ahead=[app for service in services for app in service.surface.ahead],
+        note=note,
+        crashed=crash_note(log),
+    )
+    checks = {f"{service.name}.{name}": check for service in services for name, check in service.surface.checks.items()}
+    parts = AppParts(
+        version=Version(name="cloche", version=__version__, installation=identity.installation),
+        front=front,
+        checks=checks,
+        openapi=_openapi_file(),
+        figures=lambda: render_all(figures),
+    )
+    return create_app([service.surface.router for service in services], parts)
+
+
+def _openapi_file() -> bytes | None:
+    """Return the document that was made at build time; it is checked against the code in CI."""
+    file = resources.files("cloche").joinpath(OPENAPI)
+    return file.read_bytes() if file.is_file() else None
+
+
+# --- the process
+
+
+class Shutdown:
+    """Signals: the first asks for the end, a second Ctrl-C ends the runs too."""
+
+    def __init__(self, life: Lifecycle) -> None:
+        self._life = life
+        self.interactive = False
+        self.cancel_runs = asyncio.Event()
+
+    def install(self) -> None:
+        """Listen to SIGTERM and SIGINT."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._asked, number)
+
+    def _asked(self, number: int) -> None:
+        if number == signal.SIGINT and self._life.stopping:
+            self.cancel_runs.set()
+        self.interactive |= number == signal.SIGINT
+        self._life.stop()
+
+
+async def _serve(options: Options, ready: Callable[[Started], None], say: Callable[[str], None]) -> None:
+    home = options.home
+    found = settings(home).value
+    found = found.model_copy(update={"http": _http(options, found.http)})
+    log = _log(home)
+    with FolderLock(home / "lock"):
+        listener = listen(found.http)
+        address: list[str] = []
+        async with (
+            Lifecycle(log.report) as life,
+            _compose(home, found, log, lambda: address[0] if address else "") as embedded,
+        ):
+            shutdown = Shutdown(life)
+            shutdown.install()
+            for service in embedded.services:
+                await service.start(life)
+            server = await life.enter(serve_app(embedded.app, found.http, listener))
+            address.append(server.url)
+            started = _started(home, server)
+            ready(started)
+            log.say("info", "ready", f"Cloche {__version__} is ready at {server.url}.")
+            await life.wait()
+            await _leave(embedded, shutdown, say)
+        (home / "server.json").unlink(missing_ok=True)
+
+
+async def _leave(embedded: Embedded, shutdown: Shutdown, say: Callable[[str], None]) -> None:
+    """Say which runs go on; end them when the user insists."""
+    active = embedded.runner.active()
+    if not active:
+        return
+    again = f" Press Ctrl-C again within {SECOND_CTRL_C:g} s to end them." if shutdown.interactive else ""
+    say(f"{len(active)} runs go on without Cloche: {', '.join(active)}.{again}")
+    if not shutdown.interactive:
+        return
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(SECOND_CTRL_C):
+            await shutdown.cancel_runs.wait()
+            say("Ending them …")
+            await embedded.runner.cancel_all()
+            await _all_ended(embedded)
+
+
+async def _all_ended(embedded: Embedded) -> None:
+    while embedded.runner.active():  # noqa: ASYNC110 - once in a process's life, and for a moment
+        await asyncio.sleep(0.05)
+
+
+def _started(home: Path, server: Server) -> Started:
+    now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    started = Started(server.url, str(home / "token"), os.getpid(), __version__, now)
+    _write(home / "server.json", json.dumps(asdict(started)))
+    return started
+
+
+def _log(home: Path) -> Log:
+    """Return the process's log: readable on a terminal, else JSON lines to standard error."""
+    import logging  # noqa: PLC0415 - set up once, here
+
+    def write(line: bytes) -> None:
+        os.write(2, line)
+
+    log = Log("cloche", write=write, clock=SystemClock(), pretty=sys.stderr.isatty(), scrubber=Scrubber())
+    logging.basicConfig(handlers=[StdlibBridge(log)], level=logging.WARNING, force=True)
+    log.say("debug", "home", f"The data folder is {home}.")
+    return log
+
+
+def serve(options: Options, ready: Callable[[Started], None], say: Callable[[str], None] = lambda _text: None) -> None:
+    """Run the embedded process until SIGTERM or SIGINT; `ready` is called once it answers requests.
+
+    Raises `Conflict` (`already_running`, `port_in_use`, `data_too_new`), `Invalid` and `Unavailable`.
+    """
+    os.umask(0o077)
+    options.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    run(_serve(replace(options, home=options.home.resolve()), ready, say))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Start in the background: the parent waits at `--ready-fd` for one line of JSON."""
+    parser = argparse.ArgumentParser(prog="python -m cloche._embedded")
+    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--host")
+    parser.add_argument("--port", type=int)
+    parser.add_argument("--ready-fd", type=int)
+    found = parser.parse_args(arguments)
+
+    def tell(message: Mapping[str, object]) -> None:
+        if found.ready_fd is not None:
+            with contextlib.suppress(OSError):
+                os.write(found.ready_fd, json.dumps(message).encode() + b"\n")
+                os.close(found.ready_fd)
+
+    try:
+        serve(Options(found.home, found.host, found.port), lambda started: tell(asdict(started)))
+    except ClocheError as error:
+        tell({"error": {"code": error.code, "what": error.what, "why": error.why, "todo": error.todo}})
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
