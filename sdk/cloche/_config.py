@@ -29,12 +29,14 @@ class Endpoint:
     project: str = ""
 
 
-def find_endpoint(url: str | None = None, token: str | None = None, project: str | None = None) -> Endpoint:
+def find_endpoint(
+    url: str | None = None, token: str | None = None, project: str | None = None, home: Path | None = None
+) -> Endpoint:
     """Return where to go: what is given, else the environment, else the data folder of this machine.
 
     Raises `Unauthenticated` (code `no_token`) when no token can be found.
     """
-    home = home_folder()
+    home = home or home_folder()
     here = _running(home)
     chosen = url or os.environ.get("CLOCHE_URL") or here.get("url") or DEFAULT_URL
     secret = token or os.environ.get("CLOCHE_TOKEN") or _token(home)
@@ -117,8 +119,8 @@ class Positions:
             temporary.unlink(missing_ok=True)
 
 
-def kept_positions(endpoint: Endpoint) -> Positions:
+def kept_positions(endpoint: Endpoint, home: Path | None = None) -> Positions:
     """Return the positions that are kept for this user; in memory only where there is no data folder."""
-    home = home_folder()
+    home = home or home_folder()
     name = "positions.json" if endpoint.url in {DEFAULT_URL, _running(home).get("url")} else ""
     return Positions(home / name if name and home.is_dir() else None)

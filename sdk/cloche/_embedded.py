@@ -324,9 +324,12 @@ async def _serve(options: Options, ready: Callable[[Started], None], say: Callab
         ):
             shutdown = Shutdown(life)
             shutdown.install()
+            servers: list[Server] = []
+            life.at_end("http", lambda: _drain(servers), deadline_s=found.http.drain_s + 2)
             for service in embedded.services:
                 await service.start(life)
             server = await life.enter(serve_app(embedded.app, found.http, listener))
+            servers.append(server)
             address.append(server.url)
             started = _started(home, server)
             ready(started)
@@ -334,6 +337,12 @@ async def _serve(options: Options, ready: Callable[[Started], None], say: Callab
             await life.wait()
             await _leave(embedded, shutdown, say)
         (home / "server.json").unlink(missing_ok=True)
+
+
+async def _drain(servers: list[Server]) -> None:
+    """Take no further requests, before the services that would answer them end."""
+    for server in servers:
+        await server.drain()
 
 
 async def _leave(embedded: Embedded, shutdown: Shutdown, say: Callable[[str], None]) -> None:

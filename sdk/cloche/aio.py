@@ -10,6 +10,7 @@ from cloche import _views
 from cloche._aio_resources import Builds, Environments, Models, Nodes, Runs, Services
 from cloche._calls import Answer, Call, Operation, Pause, Step, send
 from cloche._config import find_endpoint, kept_positions
+from cloche._errors import ClocheError
 from cloche._files import DigestCache, Snapshot, take_one
 from cloche._streams import (
     ServerEvent,
@@ -25,13 +26,21 @@ list_ = list
 class AsyncClient:
     """A connection to Cloche, for asyncio. `Client` is the same for ordinary code.
 
-    Without arguments it finds the server of this machine, or what `CLOCHE_URL`, `CLOCHE_TOKEN` and
-    `CLOCHE_PROJECT` name. Every method may raise a `ClocheError`, whose `code` never changes.
+    Without arguments it finds the server of this machine (in the data folder `home`), or what
+    `CLOCHE_URL`, `CLOCHE_TOKEN` and `CLOCHE_PROJECT` name. Every method may raise a `ClocheError`, whose `code` never changes.
     """
 
-    def __init__(self, url: str | None = None, token: str | None = None, project: str | None = None) -> None:
-        self.endpoint = find_endpoint(url, token, project)
-        self._transport = AsyncTransport(Exchange(self.endpoint, kept_positions(self.endpoint)))
+    def __init__(
+        self,
+        url: str | None = None,
+        token: str | None = None,
+        project: str | None = None,
+        *,
+        home: str | Path | None = None,
+    ) -> None:
+        folder = None if home is None else Path(home)
+        self.endpoint = find_endpoint(url, token, project, folder)
+        self._transport = AsyncTransport(Exchange(self.endpoint, kept_positions(self.endpoint, folder)))
         self._digests = DigestCache()
         self.environments = Environments(self)
         self.builds = Builds(self)
@@ -82,7 +91,12 @@ class AsyncClient:
         try:
             step = next(operation)
             while True:
-                step = operation.send(await self._step(step))
+                try:
+                    answers = await self._step(step)
+                except ClocheError as error:
+                    step = operation.throw(error)
+                else:
+                    step = operation.send(answers)
         except StopIteration as end:
             result: T = end.value
             return result

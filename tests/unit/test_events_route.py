@@ -14,7 +14,7 @@ from cloche_shared.bus.access_feed import feed_access
 from cloche_shared.contracts.envelope import Event
 from cloche_shared.contracts.facts import TOPICS, ApiKeyIssued
 from cloche_shared.http.caller import Caller
-from cloche_shared.http.events import EventFilter, follow, topics_for
+from cloche_shared.http.events import EventFilter, follow_events, topics_for
 from cloche_shared.http.exchange import Exchange
 from cloche_shared.http.sse import ServerEvent
 
@@ -47,7 +47,7 @@ async def taken(source: AsyncIterator[ServerEvent], count: int) -> list[dict[str
 async def test_new_events_arrive_as_cloudevents() -> None:
     bus = MemoryBus()
     await bus.publish([event(1)])
-    source = follow(bus, TOPIC, EventFilter("default"))
+    source = follow_events(bus, TOPIC, EventFilter("default"))
     first = asyncio.ensure_future(anext(source))
     await asyncio.sleep(0)
     await bus.publish([event(2)])
@@ -65,7 +65,7 @@ async def test_new_events_arrive_as_cloudevents() -> None:
 async def test_old_events_arrive_when_asked_for_and_other_projects_never() -> None:
     bus = MemoryBus()
     await bus.publish([event(1), event(2, project="other"), event(3)])
-    found = await taken(follow(bus, TOPIC, EventFilter("default"), from_start=True), 2)
+    found = await taken(follow_events(bus, TOPIC, EventFilter("default"), from_start=True), 2)
     assert [one["sequence"] for one in found] == [1, 3]
 
 
@@ -87,17 +87,17 @@ def test_a_filter_shows_what_was_asked_for(wanted: EventFilter) -> None:
 async def test_a_client_that_comes_back_goes_on_behind_what_it_saw() -> None:
     bus = MemoryBus()
     await bus.publish([event(number, second=number * 8) for number in range(1, 5)])
-    source = follow(bus, TOPIC, EventFilter("default"), from_start=True)
+    source = follow_events(bus, TOPIC, EventFilter("default"), from_start=True)
     last = [await anext(source) for _ in range(3)][-1].id
     await source.aclose()  # type: ignore[attr-defined]  # an async generator
-    found = await taken(follow(bus, TOPIC, EventFilter("default"), last=last), 2)
+    found = await taken(follow_events(bus, TOPIC, EventFilter("default"), last=last), 2)
     assert [one["sequence"] for one in found] == [2, 4]
 
 
 async def test_an_unreadable_place_means_from_now() -> None:
     bus = MemoryBus()
     await bus.publish([event(1)])
-    source = follow(bus, TOPIC, EventFilter("default"), last="nonsense")
+    source = follow_events(bus, TOPIC, EventFilter("default"), last="nonsense")
     first = asyncio.ensure_future(anext(source))
     await asyncio.sleep(0)
     await bus.publish([event(2)])

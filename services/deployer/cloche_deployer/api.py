@@ -27,6 +27,7 @@ from cloche_shared.http.position_wait import views_caught_up
 from cloche_shared.http.replies import Reply, accepted, no_content
 from cloche_shared.http.routes import router
 from cloche_shared.http.sse import EventStream, ServerEvent
+from cloche_shared.http.strict_json import Json
 from cloche_shared.journal.commit import StreamId
 from cloche_shared.ports.blobs import BlobStore
 from cloche_shared.ports.views import Views
@@ -87,14 +88,14 @@ class Parts:
 def service_router(parts: Parts) -> APIRouter:
     """Return all routes of the deployer."""
     seen = [views_caught_up(parts.installation, parts.views, {"service": VIEW})]
-    whole = APIRouter()
-    whole.include_router(files_router("services", parts.blobs, "deployer"))
     routes = router("services", "/services")
     _add_reading(routes, parts, seen)
     _add_changing(routes, parts)
     _add_keys(routes, parts)
     _add_log(routes, parts)
-    whole.include_router(routes)
+    whole = APIRouter()
+    for one in (files_router("services", parts.blobs, "deployer"), routes):
+        whole.routes.extend(one.routes)
     return whole
 
 
@@ -165,12 +166,17 @@ def _add_changing(routes: APIRouter, parts: Parts) -> None:
         return accepted(_live(parts, changed.stream, state), f"/api/v1/services/{name}", etag=etag_of(seq))
 
     @routes.post("", status_code=202, response_model=ServiceView, summary="Deploy a new service")
-    async def deploy_service(caller: Writer, body: ServiceCreate, once: Once, preferred: Preferred) -> Response:
+    async def deploy_service(caller: Writer, body: Json[ServiceCreate], once: Once, preferred: Preferred) -> Response:
         return await submit(caller, body.name, body, once, None, preferred.wait_s)
 
     @routes.put("/{name}", status_code=202, response_model=ServiceView, summary="Update a service")
     async def update_service(
-        caller: Writer, name: ServiceName, body: ServiceUpdate, once: Once, matching: Matching, preferred: Preferred
+        caller: Writer,
+        name: ServiceName,
+        body: Json[ServiceUpdate],
+        once: Once,
+        matching: Matching,
+        preferred: Preferred,
     ) -> Response:
         return await submit(caller, name, body, once, matching, preferred.wait_s)
 

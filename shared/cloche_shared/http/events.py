@@ -111,10 +111,11 @@ def events_router(bus: Bus) -> APIRouter:
     @routes.get(
         "",
         response_class=EventStream,
+        status_code=200,
         operation_id="follow_events",
         responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "Events."}},
     )
-    async def events(
+    async def events(  # noqa: PLR0913 - what a reader may ask for
         caller: Annotated[Caller, may("events.read")],
         resume: LastEventId,
         *,

@@ -21,6 +21,7 @@ from cloche_deployer.scoring.pool import WorkerPool
 from cloche_deployer.scoring.ports import Access, FailureGuard, Routes
 from cloche_deployer.scoring.target import ServiceTarget, digest
 from cloche_runtime.scoring_frames import OWN_HEADERS, RUN_FAILED, TIMED
+from cloche_shared.access import EVERY_PROJECT
 from cloche_shared.errors import ClocheError, Invalid, NotFound, Throttled, Unauthenticated, Unavailable
 
 PREFIX = "/api/v1/services/"
@@ -131,7 +132,7 @@ class ScoringApp:
                     return target
             projects = await self._access.projects(token) if self._access is not None else frozenset()
             if projects:
-                return _only(name, [target for target in targets if target.project in projects])
+                return _only(name, [t for t in targets if t.project in projects or EVERY_PROJECT in projects])
             if self._guard is not None:
                 self._guard.failed(address)
         raise Unauthenticated(

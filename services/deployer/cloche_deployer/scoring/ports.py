@@ -79,7 +79,7 @@ class Access(Protocol):
     """Tokens of the platform, which may score in their projects like a service's own keys."""
 
     async def projects(self, token: str) -> frozenset[str]:
-        """Return the projects in which the token may score; none when it is not known."""
+        """Return the projects in which the token may score (`*`: in all); none when it is not known."""
 
 
 class FailureGuard(Protocol):
