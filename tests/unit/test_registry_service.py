@@ -34,7 +34,7 @@ from cloche_shared.contracts.facts import (
 from cloche_shared.contracts.files import FileEntry, Manifest
 from cloche_shared.contracts.references import References, ResolvedEnvironment
 from cloche_shared.contracts.runs import Ended, RunSpec
-from cloche_shared.http.app import AppParts, create_app
+from cloche_shared.http.app import AppParts, create_app, openapi_document
 from cloche_shared.http.files import FILE_RULES
 from cloche_shared.http.front import FrontParts
 from cloche_shared.http.health import Version
@@ -107,6 +107,7 @@ class World:
             data=orjson.loads(fact.model_dump_json()),
             topic=TOPICS[subject.partition("/")[0]],
             key=subject,
+            actor="key:somebody",
         )
         await self.bus.publish([event])
         return event
@@ -242,7 +243,7 @@ async def test_a_request_with_a_key_acts_once(world: World) -> None:
     again = await world.register("sk", SKLEARN, **headers)
     assert (again["version"], again["status"]) == (first["version"], 201)
     other = await world.post("/environments", {"name": "sk", "definition": {}}, **headers)
-    assert other.json()["code"] == "idempotency_key_reused"
+    assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
 
 
 async def test_a_label_names_one_version_and_latest_is_reserved(world: World) -> None:
@@ -336,7 +337,8 @@ async def test_an_inline_definition_is_registered_with_the_answer_only_if_it_is_
     inline = {"environment": {"name": "mine", "definition": SKLEARN}}
     first, second = await world.ask(inline), await world.ask(inline)
     assert [answer.data["environment"]["registered"] for answer in (first, second)] == [True, False]  # type: ignore[index]
-    assert (await world.client.get("/environments/mine")).json()["version"] == "1"
+    shown = (await world.client.get("/environments/mine")).json()
+    assert (shown["version"], shown["created_by"]) == ("1", "key:somebody")
 
 
 async def test_without_an_environment_the_default_one_is_registered_and_named(world: World) -> None:
@@ -493,6 +495,42 @@ async def test_a_deleted_model_is_gone_from_lists_and_refused(world: World) -> N
     assert (await world.client.get("/models/m")).json()["code"] == "model_deleted"
     again = await world.post("/models", {"name": "m", "manifest": manifest})
     assert (again.status_code, again.json()["code"]) == (409, "model_deleted")
+
+
+# --- documents and events
+
+
+async def test_every_route_is_documented(world: World) -> None:
+    document = orjson.loads(openapi_document(world.app.api))
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            assert "422" in operation["responses"], (method, path)
+    body = document["paths"]["/api/v1/environments"]["post"]["requestBody"]["content"]["application/json"]
+    assert body["schema"] == {"$ref": "#/components/schemas/RegisterEnvironment"}
+
+
+async def test_what_happens_can_be_followed(world: World) -> None:
+    await world.register("sk", SKLEARN)
+    async with world.bus.tail(["cloche.environments"], from_start=True) as tail:
+        [delivery] = await tail.fetch()
+    assert delivery.event is not None
+    assert (delivery.event.name, delivery.event.subject) == ("EnvironmentRegistered", "environment/default/sk")
+
+
+@pytest.mark.looptime
+async def test_a_model_waits_for_the_run_that_its_caller_has_seen() -> None:
+    made = World(delay=2.0)
+    await made.registry.ensure_bootstrap_key(TOKEN)
+    loop = asyncio.get_running_loop()
+    async with Lifecycle() as life, made.client:
+        await made.registry.start(life)
+        await made.run_ends("r1", {"outputs/a": b"1"})
+        began = loop.time()
+        assert (await from_run(made, "r1", "outputs/a")).status_code == 201
+        assert loop.time() - began == pytest.approx(2, abs=0.2)
+        late = await from_run(made, "r2", "outputs/a")
+        assert (late.status_code, late.json()["code"], late.headers["retry-after"]) == (503, "not_caught_up", "1")
+        life.stop()
 
 
 # --- keys and audit

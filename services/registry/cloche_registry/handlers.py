@@ -275,30 +275,35 @@ class Resolver:
         references = references_of(event)
         origin = Origin.of_event(event, OWNER, asks=True)
         try:
-            await self._answer(event.project, references, origin)
+            await self._answer(event, references, origin)
         except ClocheError as error:
             if is_temporary(error):
                 raise
             await self._writer.reply(event.project, origin, ReferencesRefused(problem=problem_of(error)))
 
-    async def _answer(self, project: str, references: References, origin: Origin) -> None:
+    async def _answer(self, event: Event, references: References, origin: Origin) -> None:
+        project = event.project
         resolved = tuple([await self._models.resolve(project, ref) for ref in references.models])
         wanted = references.environment or self._default
         if isinstance(wanted, InlineEnvironment):
-            await self._register(project, wanted, resolved, origin)
+            version = self._environments.candidate(wanted.definition, event.actor or origin.actor.subject)
+            await self._register(project, wanted.name, version, resolved, origin)
         else:
             await self._refer(project, wanted, resolved, origin)
 
     async def _register(
-        self, project: str, inline: InlineEnvironment, resolved: tuple[ResolvedModel, ...], origin: Origin
+        self,
+        project: str,
+        name: str,
+        version: EnvironmentVersion,
+        resolved: tuple[ResolvedModel, ...],
+        origin: Origin,
     ) -> None:
-        version = self._environments.candidate(inline.definition, origin.actor.subject)
-
         def decide(state: Environment) -> Decision:
-            facts, found = environments.decide_inline(state, inline.name, version)
+            facts, found = environments.decide_inline(state, name, version)
             return Decision(facts, ReferencesResolved(environment=found, models=resolved))
 
-        await self._environments.change(project, inline.name, origin, decide)
+        await self._environments.change(project, name, origin, decide)
 
     async def _refer(
         self, project: str, ref: EnvironmentRef, resolved: tuple[ResolvedModel, ...], origin: Origin

@@ -41,6 +41,7 @@ _BY_CODE: Final[Mapping[str, int]] = {
     "slow_body": 408,
     "unsupported_media_type": 415,
     "disk_full": 507,
+    "idempotency_key_reused": 422,
 }
 """Codes whose status is more exact than that of their kind."""
 
