@@ -14,10 +14,10 @@ from typing import TypeVar
 from cloche_runner.domain import run_decisions as decisions
 from cloche_runner.domain.endings import Verdict, judge
 from cloche_runner.domain.runs import Run, holder
-from cloche_runner.handlers import MANIFEST_LIMIT, Core, read_manifest, service_origin
+from cloche_runner.handlers import Core, read_manifest, service_origin
 from cloche_runner.metering import Meter
 from cloche_runner.ports import AttemptFiles, AttemptPaths
-from cloche_shared.contracts.definition import Lock
+from cloche_runner.prefixes import Prefixes
 from cloche_shared.contracts.files import FileEntry, Manifest
 from cloche_shared.contracts.references import Problem
 from cloche_shared.contracts.runs import Ended, RunSpec
@@ -49,6 +49,14 @@ class NodeParts:
     bootstrap: Path
 
 
+@dataclass(frozen=True, slots=True)
+class NodeHere:
+    """The node that is driven in this process."""
+
+    parts: NodeParts
+    prefixes: Prefixes
+
+
 def attempt_id(stream: StreamId, attempt: int) -> str:
     """Return the name of an attempt's process and folders."""
     return f"run-{stream.id.lower()}-{attempt}"
@@ -61,7 +69,7 @@ class CanceledError(Exception):
 class Attempt:
     """One attempt of a run on this node. `process` is known from its start or adoption on."""
 
-    def __init__(self, core: Core, parts: NodeParts, stream: StreamId, run: Run, process: Process | None) -> None:
+    def __init__(self, core: Core, node: NodeHere, stream: StreamId, run: Run, process: Process | None) -> None:
         self.stream = stream
         self.number = run.attempt
         self.fence = run.fence
@@ -71,7 +79,8 @@ class Attempt:
         self.known = asyncio.Event()
         self.log_before = run.log_before
         self._core = core
-        self._parts = parts
+        self._parts = parts = node.parts
+        self._prefixes = node.prefixes
         self._spec = _spec_of(run)
         self._blobs = core.space(stream.project)
         self._meter = Meter(core, parts.attempts, stream, self.id, self.fence)
@@ -121,7 +130,7 @@ class Attempt:
         """Make environment, working folder and attempt folders, all at the same time."""
         parts = self._parts
         async with _together() as group:
-            prefix = group.create_task(self._prefix(run))
+            prefix = group.create_task(self._prefixes.python(run.lock_digest, run.scope))
             folder = group.create_task(self._checkout())
             paths = group.create_task(parts.attempts.prepare(self.id))
         python = prefix.result()
@@ -134,11 +143,6 @@ class Attempt:
             env=environment(self.stream.id, run, python.parent, paths.result()),
             limits=self._limits(),
         )
-
-    async def _prefix(self, run: Run) -> Path:
-        blobs = self._core.blobs.space("builder", run.scope)
-        lock = Lock.model_validate_json(await blobs.read_bytes(run.lock_digest, limit=MANIFEST_LIMIT))
-        return (await self._parts.files.prefix(run.lock_digest, lock, blobs)).python
 
     async def _checkout(self) -> Path:
         manifest = await read_manifest(self._blobs, self._spec.snapshot)

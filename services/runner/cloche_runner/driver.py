@@ -9,11 +9,11 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from cloche_runner.attempt import OWNER, Attempt, NodeParts, attempt_id, end_process
+from cloche_runner.attempt import OWNER, Attempt, NodeHere, NodeParts, attempt_id, end_process
 from cloche_runner.domain import nodes as node_rules
 from cloche_runner.domain.nodes import NODE_PROJECT
-from cloche_runner.domain.runs import Run
 from cloche_runner.handlers import Core, service_origin
+from cloche_runner.prefixes import Prefixes
 from cloche_shared.errors import Conflict, Unavailable
 from cloche_shared.journal.commit import StreamId
 from cloche_shared.ports.devices import Devices
@@ -42,6 +42,7 @@ class Driver:
         self.attempts: dict[StreamId, Attempt] = {}
         self._core = core
         self._parts = parts
+        self._here = NodeHere(parts, Prefixes(core, parts.files))
         self._devices = devices
         self._caught_up = caught_up
         self._placing = placing
@@ -136,7 +137,7 @@ class Driver:
             if known is not None:
                 continue
             process = self._left.pop(attempt_id(stream, run.attempt), None)
-            self.attempts[stream] = attempt = Attempt(self._core, self._parts, stream, run, process)
+            self.attempts[stream] = attempt = Attempt(self._core, self._here, stream, run, process)
             self._tasks[stream] = asyncio.create_task(self._drive(attempt), name=f"attempt:{stream.id}")
 
     async def _drive(self, attempt: Attempt) -> None:
@@ -175,6 +176,7 @@ class Driver:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._here.prefixes.close()
 
     def process_of(self, stream: StreamId) -> Attempt | None:
         """Return the attempt of a run that is driven here."""
@@ -184,10 +186,6 @@ class Driver:
         """Let all processes of this node live for some seconds more."""
         processes = [attempt.process for attempt in self.attempts.values() if attempt.process is not None]
         await asyncio.gather(*(process.grant(seconds) for process in processes))
-
-    def holds(self, stream: StreamId, run: Run) -> bool:
-        """Tell whether the run's present attempt is on this node."""
-        return run.is_held and run.node == self.node and stream in self.attempts
 
 
 def _run_of(name: str) -> StreamId | None:
