@@ -9,10 +9,9 @@ from fastapi.responses import PlainTextResponse, StreamingResponse
 from pydantic import Field
 from starlette.responses import Response
 
-from cloche_builder.consumers import LIST, SHOWN
 from cloche_builder.handlers import Requests
 from cloche_builder.reading import Found, Reader
-from cloche_builder.shown import BuildView
+from cloche_builder.shown import LIST, SHOWN, BuildView
 from cloche_shared.contracts.common import Strict
 from cloche_shared.contracts.facts import BuildSubmitted, Target
 from cloche_shared.contracts.references import EnvironmentRef, InlineEnvironment, References

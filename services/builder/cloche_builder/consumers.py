@@ -8,7 +8,7 @@ from cloche_builder.domain.builds import Build
 from cloche_builder.domain.names import shown_id
 from cloche_builder.domain.requests import BuildRequest
 from cloche_builder.handlers import SERVICE, Builds, Question, Requests, question_of_request
-from cloche_builder.shown import build_shown, request_shown
+from cloche_builder.shown import HIDDEN, LIST, SHOWN, build_shown, request_shown
 from cloche_shared.bus.dispatch import Handler
 from cloche_shared.contracts.envelope import Event
 from cloche_shared.contracts.fact import Fact, fact_type, read_fact
@@ -34,12 +34,10 @@ from cloche_shared.ports.views import Row
 TOPICS = ("cloche.runs", "cloche.services", "cloche.builds", "cloche.answers")
 OWN_TOPICS = ("cloche.builds",)
 
-LIST = "builds"
-"""The view that users page through, by project."""
 OPEN_LIST = "builds.open"
 """The view of what builders have to do, under the project `-`."""
 NO_PROJECT = "-"
-SHOWN, HIDDEN, OPEN, CLOSED = "shown", "hidden", "open", "closed"
+OPEN, CLOSED = "open", "closed"
 
 Known = Callable[[], Sequence[StreamId]]
 """Returns the builds that are known to be open."""

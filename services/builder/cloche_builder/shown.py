@@ -10,6 +10,11 @@ from cloche_builder.domain.requests import BuildRequest
 from cloche_shared.contracts.references import EnvironmentRef, InlineEnvironment, Problem
 from cloche_shared.journal.commit import StreamId
 
+LIST = "builds"
+"""The view that users page through, by project."""
+SHOWN, HIDDEN = "shown", "hidden"
+"""The facets of that view."""
+
 BuildStatus = Literal["NotStarted", "Queued", "Building", "Completed", "Failed", "Evicted"]
 
 
