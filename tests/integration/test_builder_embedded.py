@@ -121,6 +121,15 @@ async def test_a_build_ends_with_a_prefix_that_is_ready(tmp_path: Path, index: P
     assert (prefix / "bin" / "python").exists()
 
 
+async def test_an_environment_without_packages_is_built_too(tmp_path: Path, index: PackageIndex) -> None:
+    machine = Machine(tmp_path, index)
+    async with machine.running() as (service, file):
+        await prepare(file, "r1", machine.environment())
+        provided = await answer(file, "r1")
+        lock = await service.reader.lock(await service.reader.find(str(provided["build_id"]), "default"))
+    assert lock.artefacts == ()
+
+
 async def test_a_package_that_does_not_compile_fails_its_build_with_its_name(
     tmp_path: Path, index: PackageIndex
 ) -> None:

@@ -119,6 +119,8 @@ def _add_show(routes: APIRouter, parts: ApiParts) -> None:
     @routes.get("/{build_id}", response_model=BuildView, summary="Show a build or a request for one")
     async def show(build_id: BuildId, caller: Reads, preferred: Preferred) -> Reply:
         found = await parts.reader.wait(build_id, caller.project, preferred.wait_s or 0)
+        if found.settled:
+            caller.wrote(found.stream, found.seq)
         return Reply(found.shown(caller.project), etag=etag_of(found.seq))
 
 
