@@ -1,0 +1,175 @@
+"""Following a run: the build's log while it is prepared, its own log, and how it ended."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+import typer
+
+from cloche._errors import Failed, NotFound
+from cloche._views import Run
+from cloche.cli import exits
+from cloche.cli.output import Output
+from cloche.cli.text import DASH, duration, named, seconds_between
+
+if TYPE_CHECKING:
+    from cloche.client import Client
+
+ANSWER_SECONDS: Final = 30.0
+_FIRST_PAUSE: Final = 0.03
+_LONGEST_PAUSE: Final = 0.5
+_BEFORE_BUILD: Final = "NotStarted"
+_PREPARING: Final = "Preparing"
+
+
+def pauses() -> Iterator[float]:
+    """Yield the waits between two looks: short ones first."""
+    pause = _FIRST_PAUSE
+    while True:
+        yield pause
+        pause = min(_LONGEST_PAUSE, pause * 1.3)
+
+
+def resolved(client: "Client", run: Run) -> Run:
+    """Return the run once its references were looked up (or it ended over them)."""
+    started = time.monotonic()
+    for pause in pauses():
+        if run.environment is not None or run.ended or time.monotonic() - started > ANSWER_SECONDS:
+            break
+        time.sleep(pause)
+        run = client.runs.get(run.id)
+    return run
+
+
+def environment_note(run: Run) -> str:
+    """Return which environment version a run took, and whether its request made it."""
+    used = run.environment
+    if used is None:
+        return "its environment is not known yet"
+    made = " (registered by this run)" if used.model_dump().get("registered") else ""
+    return f"environment {used.name}:{used.version}{made}"
+
+
+@contextmanager
+def detaching(output: Output, run_id: str) -> Iterator[None]:
+    """Let Ctrl-C end the watching and not the run."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        output.note(
+            f"\nThe run goes on. Follow it again: cloche run logs -f {run_id}\n"
+            f"                 Cancel it:       cloche run cancel {run_id}"
+        )
+        raise typer.Exit(exits.INTERRUPTED) from None
+
+
+def to_the_end(output: Output, client: "Client", run: Run) -> Run:
+    """Show the run's build and log as they grow; return it as it ended."""
+    run = _prepared(output, client, run)
+    if not run.ended:
+        for piece in client.runs.log(run.id, follow=True):
+            output.raw(piece)
+        run = client.runs.wait(run.id)
+    elif run.model_dump().get("log_bytes"):
+        for piece in client.runs.log(run.id, follow=False):
+            output.raw(piece)
+    return run
+
+
+def _prepared(output: Output, client: "Client", run: Run) -> Run:
+    shown = False
+    for pause in pauses():
+        if run.status not in {_BEFORE_BUILD, _PREPARING}:
+            break
+        if not shown and run.status == _PREPARING:
+            shown = _build_log(output, client, run)
+        else:
+            time.sleep(pause)
+        run = client.runs.get(run.id)
+    return run
+
+
+def _build_log(output: Output, client: "Client", run: Run) -> bool:
+    """Show the log of the build that a run waits for; false if there is none (yet)."""
+    build_id = _build_of(client, run)
+    if build_id is None:
+        return False
+    output.note(f"building {named(run.environment.model_dump() if run.environment else None)} ({build_id[:24]}…)")
+    for piece in client.builds.log(build_id, follow=True):
+        output.note(f"| {piece.rstrip()}")
+    return True
+
+
+def _build_of(client: "Client", run: Run) -> str | None:
+    wanted = run.environment.definition_hash if run.environment else ""
+    for build in client.builds.list(limit=20):
+        if wanted and build.model_dump().get("definition_hash") == wanted:
+            return build.id if build.status in {"Queued", "Building"} else None
+    return None
+
+
+def summary(run: Run, metrics: Mapping[str, object], outputs: int) -> str:
+    """Return how a run ended, on one line."""
+    item = run.model_dump(mode="json")
+    took = duration(seconds_between(item.get("started_at"), item.get("ended_at")))
+    parts = [f"run {run.id} {run.status}"]
+    if took != DASH:
+        parts.append(took)
+    parts.append(ending_of(item.get("exit")))
+    parts.append(f"{len(metrics)} metrics" if len(metrics) != 1 else "1 metric")
+    parts.append(f"{outputs} output files" if outputs != 1 else "1 output file")
+    return " · ".join(part for part in parts if part)
+
+
+def ending_of(ended: object) -> str:
+    """Return how a process ended: `exit 3`, `signal 9`, and what is known beyond that."""
+    if not isinstance(ended, Mapping):
+        return ""
+    if ended.get("signal"):
+        said = f"signal {ended['signal']}"
+    elif ended.get("code") is not None:
+        said = f"exit {ended['code']}"
+    else:
+        said = str(ended.get("ending") or "")
+    detail = ended.get("detail")
+    return f"{said} ({detail})" if detail and said else said
+
+
+def tell_end(output: Output, client: "Client", run: Run) -> None:
+    """Tell how a run ended: one line, and why it failed."""
+    metrics = client.runs.metrics(run.id).get("metrics")
+    output.note(summary(run, metrics if isinstance(metrics, dict) else {}, _outputs(client, run)))
+
+
+def _outputs(client: "Client", run: Run) -> int:
+    if not run.model_dump().get("outputs"):
+        return 0
+    return len(client.runs.outputs(run.id))
+
+
+def why_failed(run: Run) -> Failed | NotFound | None:
+    """Return the error of a run that failed before or beside its script; None when the script's exit says it all."""
+    problem = run.problem
+    if run.status != "Failed" or problem is None:
+        return None
+    kind = NotFound if exits.exit_code_of_problem(problem.code) == exits.MISSING else Failed
+    return kind(problem.code, problem.message or "The run failed.", todo=problem.todo, extra={"run": run.id})
+
+
+def end_code(run: Run) -> int:
+    """Return the exit code of the job: the script's own, or what the problem stands for."""
+    if run.status == "Completed":
+        return exits.OK
+    if run.status == "Canceled":
+        return exits.INTERRUPTED
+    ended = run.exit or {}
+    code = ended.get("code")
+    if isinstance(code, int) and code:
+        return code
+    signal = ended.get("signal")
+    if isinstance(signal, int) and signal:
+        return 128 + signal
+    if ended.get("ending") in {"deadline", "timed_out"}:
+        return exits.TIMED_OUT
+    return exits.exit_code_of_problem(run.problem.code) if run.problem else exits.FAILURE

@@ -1,0 +1,177 @@
+"""The embedded process of a data folder: found, started, ended. Standard library only, for `up -d`."""
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cloche_shared.errors import ClocheError, Conflict, Failed, Internal, Invalid, NotFound, Unavailable
+
+READY_SECONDS: Final = 60.0
+LOG: Final = "cloche.log"
+STATE: Final = "server.json"
+_PIECE: Final = 65_536
+_KINDS: Final = {
+    "already_running": Conflict,
+    "port_in_use": Conflict,
+    "data_too_new": Conflict,
+    "disk_full": Unavailable,
+    "unknown_setting": Invalid,
+    "invalid_setting": Invalid,
+    "malformed_config": Invalid,
+    "home_not_found": NotFound,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A server that runs: where it is reached, its process, and where its token lies."""
+
+    url: str
+    pid: int
+    token_file: str
+    started: str = ""
+    version: str = ""
+
+    def shown(self) -> dict[str, object]:
+        """Return it as JSON shows it."""
+        return {
+            "url": self.url,
+            "pid": self.pid,
+            "token_file": self.token_file,
+            "started": self.started,
+            "version": self.version,
+        }
+
+
+def running(home: Path) -> Running | None:
+    """Return the server of a data folder, if its process lives and is the folder's: never one that got its number."""
+    try:
+        found = json.loads((home / STATE).read_text())
+        here = _read(found)
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return here if owns(here.pid, home) else None
+
+
+def _read(said: dict[str, object]) -> Running:
+    texts = [str(said.get(name, "")) for name in ("token_file", "started", "version")]
+    return Running(str(said["url"]), int(str(said["pid"])), *texts)
+
+
+def owns(pid: int, home: Path) -> bool:
+    """Whether a process is ours and has files of the data folder open."""
+    root = f"{home.resolve()}/"
+    try:
+        if Path(f"/proc/{pid}").stat().st_uid != os.getuid():
+            return False
+        with os.scandir(f"/proc/{pid}/fd") as entries:
+            return any(_target(entry.path).startswith(root) for entry in entries)
+    except OSError:
+        return False
+
+
+def _target(link: str) -> str:
+    try:
+        return str(Path(link).readlink())
+    except OSError:
+        return ""
+
+
+def start(home: Path, arguments: Sequence[str]) -> Running:
+    """Start the server in the background and return when it is ready.
+
+    `arguments` are options of `cloche._embedded`. Raises what the server says, and `Failed`
+    (`start_failed`) with the end of its log when it says nothing.
+    """
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    reading, writing = os.pipe()
+    argv = [sys.executable, "-P", "-m", "cloche._embedded", "--home", str(home), "--ready-fd", str(writing), *arguments]
+    log = os.open(home / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        process = subprocess.Popen(  # noqa: S603 - our own interpreter and module, no shell
+            argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[writing], start_new_session=True
+        )
+    finally:
+        os.close(log)
+        os.close(writing)
+    try:
+        line = _line(reading, time.monotonic() + READY_SECONDS)
+    finally:
+        os.close(reading)
+    return _answer(line, home, process)
+
+
+def _line(fd: int, end: float) -> bytes:
+    found = b""
+    while not found.endswith(b"\n"):
+        ready, _, _ = select.select([fd], [], [], max(0.0, end - time.monotonic()))
+        piece = os.read(fd, _PIECE) if ready else b""
+        if not piece:
+            return found
+        found += piece
+    return found
+
+
+def _answer(line: bytes, home: Path, process: "subprocess.Popen[bytes]") -> Running:
+    try:
+        said = json.loads(line)
+    except ValueError:
+        code = process.poll()
+        why = f"It did not become ready within {READY_SECONDS:.0f} s." if code is None else f"It ended with {code}."
+        if code is None:
+            process.terminate()
+        raise Failed(
+            "start_failed",
+            "Cloche did not start.",
+            why=f"{why}{_tail(home / LOG)}",
+            todo=f"See {home / LOG}; `cloche doctor` looks for causes.",
+        ) from None
+    if "error" in said:
+        raise told(said["error"])
+    process.returncode = 0  # it lives on without us: nobody waits for it
+    return _read(said)
+
+
+def told(problem: dict[str, object]) -> ClocheError:
+    """Return the error that the server wrote before it gave up."""
+    code = str(problem.get("code") or "start_failed")
+    kind = _KINDS.get(code, Internal if code == "internal" else Failed)
+    what, why, todo = (str(problem.get(key) or "") for key in ("what", "why", "todo"))
+    return kind(code, what or "Cloche did not start.", why=why, todo=todo)
+
+
+def _tail(log: Path) -> str:
+    try:
+        found = log.read_bytes()[-2000:].decode(errors="replace").strip().splitlines()[-5:]
+    except OSError:
+        return ""
+    return "".join(f"\n{line}" for line in found)
+
+
+def end(pid: int, home: Path, seconds: float) -> bool:
+    """Ask a server to end and wait for it; false when it lives on after so many seconds."""
+    limit = time.monotonic() + seconds
+    try:
+        os.kill(pid, signal.SIGTERM)
+    except ProcessLookupError:
+        return True
+    while owns(pid, home) or _alive(pid):
+        if time.monotonic() >= limit:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in {"Z", "X"}
+    except (OSError, IndexError):
+        return False
