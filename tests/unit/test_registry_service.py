@@ -1,171 +1,27 @@
-"""The registry as its clients and the other services meet it, on ports in memory."""
+"""The registry as its clients and the other services meet it: environments, references, keys."""
 
 import asyncio
-import hashlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from typing import Any
 
-import httpx2
 import orjson
 import pytest
 
-from cloche_registry.settings import RegistrySettings
-from cloche_registry.wiring import build
 from cloche_shared.access import AccessTable
-from cloche_shared.adapters.http_client import HttpClient
-from cloche_shared.adapters.memory_blobs import MemoryBlobStore
-from cloche_shared.adapters.memory_bus import MemoryBroker, MemoryBus
-from cloche_shared.adapters.memory_journal import MemoryJournal, MemoryStore
-from cloche_shared.adapters.memory_leases import MemoryLeases
-from cloche_shared.adapters.memory_views import MemoryViews
 from cloche_shared.adapters.system_clock import SystemClock
-from cloche_shared.adapters.system_random import SystemRandom
-from cloche_shared.contracts.definition import Definition
-from cloche_shared.contracts.envelope import Event
-from cloche_shared.contracts.fact import Fact, fact_type
 from cloche_shared.contracts.facts import (
     TOPICS,
     BuildSubmitted,
-    RunCompleted,
-    RunFailed,
-    RunStarted,
-    RunSubmitted,
 )
-from cloche_shared.contracts.files import FileEntry, Manifest
-from cloche_shared.contracts.references import References, ResolvedEnvironment
-from cloche_shared.contracts.runs import Ended, RunSpec
-from cloche_shared.http.app import AppParts, create_app, openapi_document
-from cloche_shared.http.files import FILE_RULES
-from cloche_shared.http.front import FrontParts
-from cloche_shared.http.health import Version
-from cloche_shared.http.policy import FrontPolicy
-from cloche_shared.lifecycle import Lifecycle
-from cloche_shared.service import Platform
-from cloche_shared.store.hashing import manifest_bytes
-
-PEPPER = b"p" * 32
-TOKEN = "cloche_abcdef0123456789_0123456789abcdefghijklmnopqrstuv"
-DIGEST = "sha256:" + "a" * 64
-SPEC = RunSpec(script="train.py", snapshot=DIGEST)
-SKLEARN = {"python": {"version": "3.11", "pip": ["scikit-learn==1.5.2"]}}
-
-
-class World:
-    """A registry, a broker that outlives it, and a client."""
-
-    def __init__(self, *, atomic: bool = True, exclusive: bool = False, delay: float = 0.0) -> None:
-        clock, random = SystemClock(), SystemRandom()
-        self.broker = MemoryBroker()
-        self.bus = MemoryBus(self.broker, delay=delay)
-        self.blobs = MemoryBlobStore()
-        self.store = MemoryStore()
-        self.access = AccessTable(PEPPER, clock)
-        self.platform = Platform(
-            journal=MemoryJournal(self.store, atomic=atomic),
-            views=MemoryViews(),
-            leases=MemoryLeases(),
-            bus=self.bus,
-            blobs=self.blobs,
-            clock=clock,
-            random=random,
-            http=HttpClient(),
-            access=self.access,
-            installation="here",
-            exclusive=exclusive,
-        )
-        self.registry = build(self.platform, RegistrySettings(default_python="3.11", platform="linux-x86_64"), PEPPER)
-        policy = FrontPolicy(hosts=frozenset({"cloche.test"}), routes=FILE_RULES)
-        front = FrontParts(access=self.access, clock=clock, random=random, policy=policy)
-        version = Version(name="cloche", version="0", installation="here")
-        self.app = create_app([self.registry.surface.router], AppParts(version=version, front=front))
-        self.client = httpx2.AsyncClient(
-            transport=httpx2.ASGITransport(app=self.app),
-            base_url="http://cloche.test/api/v1",
-            headers={"authorization": f"Bearer {TOKEN}"},
-        )
-        self.asked = 0
-
-    async def post(self, path: str, body: object, **headers: str) -> httpx2.Response:
-        return await self.client.post(path, json=body, headers=headers)
-
-    async def register(self, name: str, definition: object = None, **headers: str) -> dict[str, Any]:
-        answer = await self.post("/environments", {"name": name, "definition": definition or {}}, **headers)
-        assert answer.status_code in {200, 201}, answer.text
-        return {**answer.json(), "status": answer.status_code}
-
-    async def happens(self, subject: str, fact: Fact, sequence: int = 1, project: str = "default") -> Event:
-        """Publish a fact of another service."""
-        event = Event(
-            id=f"{subject}/{sequence:012d}#0",
-            type=fact_type(type(fact)),
-            source="/cloche/runner",
-            subject=subject,
-            sequence=sequence,
-            project=project,
-            time="2026-01-01T00:00:00Z",
-            correlation="chain",
-            data=orjson.loads(fact.model_dump_json()),
-            topic=TOPICS[subject.partition("/")[0]],
-            key=subject,
-            actor="key:somebody",
-        )
-        await self.bus.publish([event])
-        return event
-
-    async def ask(self, references: Mapping[str, object]) -> Event:
-        """Submit a run with these references; return the one answer."""
-        self.asked += 1
-        subject = f"run/default/r{self.asked}"
-        fact = RunSubmitted(spec=SPEC, references=References.model_validate_json(orjson.dumps(references)))
-        async with self.bus.tail([TOPICS["answers"]]) as answers:
-            await self.happens(subject, fact)
-            await self.happens(subject, fact)
-            [delivery] = await answers.fetch()
-        assert delivery.event is not None
-        assert delivery.event.subject == subject
-        assert delivery.event.causation == f"{subject}/000000000001#0"
-        return delivery.event
-
-    async def upload(self, *contents: tuple[str, bytes]) -> str:
-        """Send files and their manifest to the registry."""
-        entries = []
-        for path, content in contents:
-            digest = digest_of(content)
-            answer = await self.client.put(f"/files/models/{digest}", content=content)
-            assert answer.status_code in {200, 201}
-            entries.append(FileEntry(path=path, digest=digest, size=len(content)))
-        raw = manifest_bytes(Manifest(files=tuple(entries)))
-        assert (await self.client.put(f"/files/models/{digest_of(raw)}", content=raw)).status_code in {200, 201}
-        return digest_of(raw)
-
-    async def run_ends(self, run_id: str, files: Mapping[str, bytes], project: str = "default") -> None:
-        """Let a run end whose outputs are these files."""
-        space = self.blobs.space("runner", project)
-        entries = [
-            FileEntry(path=path, digest=(await space.put_bytes(content)).digest, size=len(content))
-            for path, content in files.items()
-        ]
-        outputs = (await space.put_bytes(manifest_bytes(Manifest(files=tuple(entries))))).digest
-        environment = ResolvedEnvironment(
-            name="sk", version="2", definition_hash="e1:" + "0" * 64, definition=Definition()
-        )
-        fact = RunCompleted(outputs=outputs, ended=Ended(ending="exited", code=0), environment=environment)
-        await self.happens(f"run/{project}/{run_id}", RunStarted(attempt=1, fence=2), 6, project)
-        await self.happens(f"run/{project}/{run_id}", fact, 7, project)
-
-
-def digest_of(content: bytes) -> str:
-    return "sha256:" + hashlib.sha256(content).hexdigest()
+from cloche_shared.contracts.references import References
+from cloche_shared.http.app import openapi_document
+from tests.unit.registry_world import PEPPER, SKLEARN, TOKEN, World, listed, started
 
 
 @pytest.fixture(params=[False, True], ids=["shared", "exclusive"])
 async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
-    made = World(atomic=request.param, exclusive=request.param)
-    await made.registry.ensure_bootstrap_key(TOKEN)
-    async with Lifecycle() as life, made.client:
-        await made.registry.start(life)
+    async with started(exclusive=request.param) as made:
         yield made
-        life.stop()
 
 
 # --- environments
@@ -270,12 +126,6 @@ async def test_a_change_on_an_outdated_view_is_refused(world: World) -> None:
     assert first.headers["etag"] != tag
     second = await world.client.post("/environments/sk/restore", headers={"if-match": tag})
     assert (second.status_code, second.json()["code"]) == (412, "etag_mismatch")
-
-
-async def listed(world: World, path: str, position: str) -> list[str]:
-    answer = await world.client.get(path, headers={"cloche-position": position})
-    assert answer.status_code == 200
-    return [item["name"] for item in answer.json()["items"]]
 
 
 async def test_lists_show_what_the_caller_wrote(world: World) -> None:
@@ -386,117 +236,6 @@ async def test_models_are_resolved_to_their_files(world: World) -> None:
     assert answer.data["models"] == [{"name": "m", "version": "1", "manifest": manifest}]
 
 
-# --- models
-
-
-async def test_a_model_from_files_keeps_tags_and_serves_its_files(world: World) -> None:
-    manifest = await world.upload(("a/model.pkl", b"one"), ("b.txt", b"two"))
-    body = {"name": "m", "manifest": manifest, "tags": {"k": "v"}, "description": "d"}
-    made = await world.post("/models", body)
-    assert (made.status_code, made.json()["version"], made.json()["size"]) == (201, "1", 6)
-    assert (await world.post("/models", body)).json()["version"] == "2"
-    shown = (await world.client.get("/models/m?version=1")).json()
-    assert [file["path"] for file in shown["files"]] == ["a/model.pkl", "b.txt"]
-    assert (shown["tags"], shown["description"], shown["latest"]) == ({"k": "v"}, "d", False)
-    file = await world.client.get("/models/m/files/a/model.pkl?version=1")
-    assert (file.content, file.headers["content-type"]) == (b"one", "application/octet-stream")
-    assert file.headers["x-content-type-options"] == "nosniff"
-    assert file.headers["content-disposition"].startswith("attachment")
-
-
-async def test_a_model_whose_files_were_not_sent_is_refused(world: World) -> None:
-    absent = digest_of(b"absent")
-    raw = manifest_bytes(Manifest(files=(FileEntry(path="a", digest=absent, size=6),)))
-    await world.client.put(f"/files/models/{digest_of(raw)}", content=raw)
-    for manifest, missing in ((digest_of(raw), absent), (DIGEST, DIGEST)):
-        answer = await world.post("/models", {"name": "m", "manifest": manifest})
-        assert (answer.status_code, answer.json()["code"]) == (422, "files_missing")
-        assert answer.json()["missing"] == [missing]
-
-
-async def test_a_manifest_that_could_leave_its_folder_is_refused(world: World) -> None:
-    raw = b'{"files":[{"path":"../a","digest":"%s","size":1}]}' % digest_of(b"1").encode()
-    await world.client.put(f"/files/models/{digest_of(b'1')}", content=b"1")
-    await world.client.put(f"/files/models/{digest_of(raw)}", content=raw)
-    answer = await world.post("/models", {"name": "m", "manifest": digest_of(raw)})
-    assert (answer.status_code, answer.json()["code"]) == (422, "unsafe_path")
-    await world.client.put(f"/files/models/{digest_of(b'no json')}", content=b"no json")
-    answer = await world.post("/models", {"name": "m", "manifest": digest_of(b"no json")})
-    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_manifest")
-
-
-async def from_run(world: World, run_id: str, path: str) -> httpx2.Response:
-    body = {"name": "m", "from_run": {"run_id": run_id, "path": path}}
-    return await world.post("/models", body, **{"cloche-position": f"here:run/default/{run_id}@7"})
-
-
-async def test_a_file_of_a_run_becomes_a_model_with_its_lineage(world: World) -> None:
-    await world.run_ends("r1", {"outputs/model.pkl": b"one", "outputs/log.txt": b"two", "logs/a": b"3"})
-    made = (await from_run(world, "r1", "outputs/model.pkl")).json()
-    assert (made["run_id"], made["environment_name"], made["environment_version"]) == ("r1", "sk", "2")
-    shown = (await world.client.get("/models/m")).json()
-    assert [file["path"] for file in shown["files"]] == ["model.pkl"]
-    await world.blobs.space("runner", "default").delete(digest_of(b"one"))
-    assert (await world.client.get("/models/m/files/model.pkl")).content == b"one"
-
-
-async def test_a_folder_of_a_run_becomes_a_tree_below_it(world: World) -> None:
-    await world.run_ends("r1", {"outputs/m/a": b"1", "outputs/m/b/c": b"2", "outputs/mx": b"3"})
-    assert (await from_run(world, "r1", "outputs/m/")).status_code == 201
-    shown = (await world.client.get("/models/m")).json()
-    assert [file["path"] for file in shown["files"]] == ["a", "b/c"]
-
-
-async def test_a_path_that_a_run_does_not_have_is_answered_with_what_it_has(world: World) -> None:
-    await world.run_ends("r1", {f"outputs/{number:03}": b"1" for number in range(60)})
-    answer = await from_run(world, "r1", "outputs/model.pkl")
-    problem = answer.json()
-    assert (answer.status_code, problem["code"], problem["count"]) == (404, "model_path_not_found", 60)
-    assert problem["paths"] == [f"outputs/{number:03}" for number in range(50)]
-
-
-async def test_a_run_that_is_unknown_or_not_finished_has_no_model(world: World) -> None:
-    body = {"name": "m", "from_run": {"run_id": "r9", "path": "a"}}
-    unknown = await world.post("/models", body)
-    assert (unknown.status_code, unknown.json()["code"]) == (404, "run_not_found")
-    await world.happens("run/default/r9", RunStarted(attempt=1, fence=2), 6)
-    running = await world.post("/models", body, **{"cloche-position": "here:run/default/r9@6"})
-    assert (running.status_code, running.json()["code"]) == (409, "run_not_finished")
-
-
-async def test_a_failed_run_without_outputs_has_no_files(world: World) -> None:
-    problem = {"code": "script_failed", "message": "It failed."}
-    await world.happens("run/default/r1", RunFailed.model_validate({"problem": problem}), 7)
-    answer = await from_run(world, "r1", "outputs")
-    assert (answer.status_code, answer.json()["code"]) == (404, "model_path_not_found")
-
-
-async def test_a_run_of_another_project_is_unknown(world: World) -> None:
-    await world.run_ends("r1", {"outputs/a": b"1"}, project="other")
-    body = {"name": "m", "from_run": {"run_id": "r1", "path": "outputs/a"}}
-    answer = await world.post("/models", body, **{"cloche-position": "here:run/other/r1@7"})
-    assert answer.json()["code"] == "run_not_found"
-    answer = await world.post("/models", body, **{"cloche-project": "other"})
-    assert answer.status_code == 201
-
-
-@pytest.mark.parametrize("extra", [{}, {"manifest": DIGEST, "from_run": {"run_id": "a", "path": "b"}}])
-async def test_a_model_has_one_source(world: World, extra: dict[str, Any]) -> None:
-    answer = await world.post("/models", {"name": "m", **extra})
-    assert (answer.status_code, answer.json()["code"]) == (422, "model_source")
-
-
-async def test_a_deleted_model_is_gone_from_lists_and_refused(world: World) -> None:
-    manifest = await world.upload(("a", b"1"))
-    made = await world.post("/models", {"name": "m", "manifest": manifest})
-    assert await listed(world, "/models", made.headers["cloche-position"]) == ["m"]
-    gone = await world.client.delete("/models/m")
-    assert await listed(world, "/models", gone.headers["cloche-position"]) == []
-    assert (await world.client.get("/models/m")).json()["code"] == "model_deleted"
-    again = await world.post("/models", {"name": "m", "manifest": manifest})
-    assert (again.status_code, again.json()["code"]) == (409, "model_deleted")
-
-
 # --- documents and events
 
 
@@ -515,22 +254,6 @@ async def test_what_happens_can_be_followed(world: World) -> None:
         [delivery] = await tail.fetch()
     assert delivery.event is not None
     assert (delivery.event.name, delivery.event.subject) == ("EnvironmentRegistered", "environment/default/sk")
-
-
-@pytest.mark.looptime
-async def test_a_model_waits_for_the_run_that_its_caller_has_seen() -> None:
-    made = World(delay=2.0)
-    await made.registry.ensure_bootstrap_key(TOKEN)
-    loop = asyncio.get_running_loop()
-    async with Lifecycle() as life, made.client:
-        await made.registry.start(life)
-        await made.run_ends("r1", {"outputs/a": b"1"})
-        began = loop.time()
-        assert (await from_run(made, "r1", "outputs/a")).status_code == 201
-        assert loop.time() - began == pytest.approx(2, abs=0.2)
-        late = await from_run(made, "r2", "outputs/a")
-        assert (late.status_code, late.json()["code"], late.headers["retry-after"]) == (503, "not_caught_up", "1")
-        life.stop()
 
 
 # --- keys and audit
