@@ -173,6 +173,15 @@ async def test_a_failed_build_names_the_package(world: World) -> None:
     assert "package gamma does not exist" in log.text
 
 
+async def test_a_defect_of_ours_ends_one_build_and_tells_nothing_of_itself(world: World) -> None:
+    del world.resolver.packages
+    shown = (await submit(world)).json()
+    assert shown["problem"]["code"] == "build_crashed"
+    assert "packages" not in (await world.client.get(f"/builds/{shown['id']}/log")).text
+    world.resolver.packages = [Package("alpha", "1.0")]
+    assert (await submit(world)).json()["status"] == "Completed"
+
+
 async def test_requirements_that_cannot_be_read_are_refused_with_pointers(world: World) -> None:
     answer = await submit(world, {"name": "quick", "definition": {"python": {"pip": ["-r other.txt"]}}})
     assert answer.status_code == 422
@@ -232,7 +241,7 @@ async def test_a_list_holds_the_builds_of_runs_and_pages_through_them(world: Wor
     world.resolver.packages += [Package(name, "1.0") for name in names]
     for name in names:
         await world.tell(f"run/red/{name}", RunPreparing(environment=world.resolved(name)), "cloche.runs")
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.002)
     async with asyncio.timeout(10):
         while len((await world.client.get("/builds")).json()["items"]) < 3:  # noqa: ASYNC110 - as a client polls
             await asyncio.sleep(0.02)
