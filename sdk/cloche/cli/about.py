@@ -7,8 +7,9 @@ import typer
 
 from cloche import __version__
 from cloche._errors import ClocheError, Invalid
-from cloche.cli.options import Session, command
+from cloche.cli.options import command
 from cloche.cli.processes import running
+from cloche.cli.session import Session
 from cloche.cli.text import Table, cell
 
 SHELLS = ("bash", "zsh", "fish", "powershell", "pwsh")

@@ -8,8 +8,9 @@ import typer
 from cloche._errors import Failed, NotFound
 from cloche._views import Build, Problem
 from cloche.cli.exits import exit_code_of_problem
-from cloche.cli.options import Session, command
+from cloche.cli.options import command
 from cloche.cli.parsing import parse_duration, parse_reference
+from cloche.cli.session import Session
 from cloche.cli.text import Table, age, cell, duration, size
 
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ import typer
 
 from cloche._errors import ClocheError
 from cloche.cli import exits, processes
-from cloche.cli.options import Session, command
+from cloche.cli.options import command
+from cloche.cli.session import Session
 from cloche.cli.text import fields, size
 
 State = Literal["ok", "warning", "broken"]

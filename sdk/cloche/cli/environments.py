@@ -10,8 +10,9 @@ import typer
 from cloche._errors import Invalid, NotFound
 from cloche._views import Environment
 from cloche.cli import builds
-from cloche.cli.options import Session, command, confirmed
+from cloche.cli.options import command
 from cloche.cli.parsing import parse_pairs, parse_reference
+from cloche.cli.session import Session
 from cloche.cli.text import Table, age, cell
 
 Named = Annotated[str, typer.Argument(metavar="NAME", help="The environment's name.")]
@@ -212,7 +213,7 @@ def restore(session: Session, name: Named) -> None:
 
 def delete(session: Session, name: Named, *, yes: Yes = False) -> None:
     """Refuse new references to an environment. What uses a version keeps it; the name stays taken."""
-    if not confirmed(session, f"Delete the environment {name}?", yes=yes):
+    if not session.confirmed(f"Delete the environment {name}?", yes=yes):
         raise typer.Exit(1)
     with session.client() as client:
         client.environments.delete(name)

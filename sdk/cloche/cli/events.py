@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from cloche.cli.options import Session, command
+from cloche.cli.options import command
+from cloche.cli.session import Session
 from cloche.cli.text import event_line
 
 

@@ -1,55 +1,55 @@
-"""`cloche up -d` in its plain forms, without the parser: its start-up time is part of how fast Cloche starts."""
+"""`up -d` and `status` in their plain forms, without the parser: it would take longer than they do."""
 
-import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 
+from cloche.cli.output import Mode, Output
 from cloche.cli.processes import Running, running, start
+from cloche.cli.session import Session
 from cloche_shared.errors import ClocheError
 
+_FLAGS = {"-d": "detach", "--detach": "detach", "--json": "json", "-q": "quiet", "--quiet": "quiet", "--plain": "plain"}
 _VALUES = {"--home": "home", "--host": "host", "--port": "port"}
+_UNDERSTOOD = {"up": {*_FLAGS.values(), *_VALUES.values()}, "status": {"json", "quiet", "plain", "home"}}
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Wanted:
-    """What `up` was asked for."""
+    """What `up` and `status` may be told: flags, and options with a value."""
 
-    detach: bool = False
-    home: str = ""
-    host: str = ""
-    port: str = ""
+    flags: frozenset[str] = frozenset()
+    values: dict[str, str] = field(default_factory=dict)
 
     @property
-    def folder(self) -> Path:
-        """The data folder."""
-        return Path(self.home or os.environ.get("CLOCHE_HOME") or Path.home() / ".cloche").absolute()
-
-    def arguments(self) -> list[str]:
-        """Return the options of the server's process."""
-        chosen = (("--host", self.host), ("--port", self.port))
-        return [part for name, value in chosen if value for part in (name, value)]
+    def session(self) -> Session:
+        """The session that the common options stand for."""
+        mode = Mode(json="json" in self.flags, quiet="quiet" in self.flags, plain="plain" in self.flags)
+        return Session(Output(mode), home=self.values.get("home", ""))
 
 
-def plain_form(arguments: Sequence[str]) -> Wanted | None:
-    """Read `-d`, `--home X`, `--host X` and `--port N`; None for anything else, which the parser is for."""
-    wanted, rest = Wanted(), list(arguments)
+def plain_form(command: str, arguments: Sequence[str]) -> Wanted | None:
+    """Read the options of a plain call; None for anything else, which the parser is for."""
+    flags, values, rest = set(), {}, list(arguments)
     while rest:
         word = rest.pop(0)
-        if word in {"-d", "--detach"}:
-            wanted.detach = True
+        if word in _FLAGS:
+            flags.add(_FLAGS[word])
         elif word in _VALUES and rest and not rest[0].startswith("-"):
-            setattr(wanted, _VALUES[word], rest.pop(0))
+            values[_VALUES[word]] = rest.pop(0)
         else:
             return None
-    return wanted if wanted.detach and (not wanted.port or wanted.port.isdigit()) else None
+    understood = not (flags | set(values)) - _UNDERSTOOD[command]
+    right = understood and values.get("port", "0").isdigit() and ("detach" in flags) is (command == "up")
+    return Wanted(frozenset(flags), values) if right else None
 
 
-def detach(wanted: Wanted) -> tuple[Running, bool]:
-    """Return the server of the data folder and whether it had to be started."""
-    here = running(wanted.folder)
-    return (here, False) if here is not None else (start(wanted.folder, wanted.arguments()), True)
+def detach(session: Session, host: str, port: str) -> None:
+    """Start the server in the background unless it runs, and tell where it is when it is ready."""
+    here = running(session.folder)
+    chosen = (("--host", host), ("--port", port))
+    server = here or start(session.folder, [part for name, value in chosen if value for part in (name, value)])
+    session.output.result(server.shown(), sentence(server, started=here is None))
 
 
 def sentence(server: Running, *, started: bool) -> str:
@@ -58,20 +58,22 @@ def sentence(server: Running, *, started: bool) -> str:
     return f"{said} {server.url}\ntoken: {server.token_file}"
 
 
-def quick_start(arguments: Sequence[str]) -> int | None:
-    """Start the server if the arguments are of the plain form and return the exit code; None if they are not."""
-    wanted = plain_form(arguments)
+def quick(arguments: Sequence[str]) -> int | None:
+    """Do a plain `up -d` or `status` and return its exit code; None for everything else."""
+    if not arguments or arguments[0] not in _UNDERSTOOD:
+        return None
+    wanted = plain_form(arguments[0], arguments[1:])
     if wanted is None:
         return None
+    session = wanted.session
     try:
-        server, started = detach(wanted)
-    except ClocheError as error:
-        from cloche.cli import exits  # noqa: PLC0415 - only when something failed
-        from cloche.cli.output import Mode, Output  # noqa: PLC0415 - the same
+        if arguments[0] == "up":
+            detach(session, wanted.values.get("host", ""), wanted.values.get("port", ""))
+            return 0
+        from cloche.cli.state import show  # noqa: PLC0415 - HTTP, which `up -d` does without
 
-        Output(Mode()).error(error)
-        return exits.exit_code(error)
-    except KeyboardInterrupt:
-        return 130
-    sys.stdout.write(f"{sentence(server, started=started)}\n")
-    return 0
+        return show(session)
+    except (ClocheError, OSError, KeyboardInterrupt) as error:
+        return session.failed(error)
+    finally:
+        sys.stdout.flush()

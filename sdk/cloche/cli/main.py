@@ -1,5 +1,6 @@
 """The program `cloche`. Only what a command needs is imported: start-up time is part of every command."""
 
+import os
 import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
@@ -69,18 +70,16 @@ def first_word(arguments: list[str]) -> str | None:
 
 def run() -> None:
     """Run the program with the process's arguments; ends the process."""
-    import os  # noqa: PLC0415 - beside its only use
-
     arguments = sys.argv[1:]
     if arguments == ["--version"]:
         arguments = ["version"]
-    if arguments[:1] == ["up"]:
-        from cloche.cli.launch import quick_start  # noqa: PLC0415 - spares `up -d` the parser, 0.1 s
+    completing = "_CLOCHE_COMPLETE" in os.environ
+    if not completing and arguments[:1] in (["up"], ["status"]):
+        from cloche.cli.launch import quick  # noqa: PLC0415 - spares these the parser, 0.1 s
 
-        code = quick_start(arguments[1:])
+        code = quick(arguments)
         if code is not None:
             sys.exit(code)
-    completing = "_CLOCHE_COMPLETE" in os.environ
     app = make_app(None if completing else first_word(arguments))
     if completing:
         from typer.main import get_command  # noqa: PLC0415 - only while a shell completes

@@ -8,8 +8,9 @@ import typer
 
 from cloche._errors import Invalid
 from cloche._views import Model
-from cloche.cli.options import Session, command, confirmed
+from cloche.cli.options import command
 from cloche.cli.parsing import parse_pairs, parse_reference
+from cloche.cli.session import Session
 from cloche.cli.text import Table, age, cell, size
 
 Named = Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")]
@@ -123,7 +124,7 @@ def delete(
     session: Session, name: Named, *, yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False
 ) -> None:
     """Refuse new references to a model. What uses a version keeps it; the name stays taken."""
-    if not confirmed(session, f"Delete the model {name}?", yes=yes):
+    if not session.confirmed(f"Delete the model {name}?", yes=yes):
         raise typer.Exit(1)
     with session.client() as client:
         client.models.delete(name)

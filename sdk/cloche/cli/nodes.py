@@ -2,7 +2,8 @@
 
 import typer
 
-from cloche.cli.options import Session, command
+from cloche.cli.options import command
+from cloche.cli.session import Session
 from cloche.cli.text import Table, cell, size
 
 

@@ -9,8 +9,10 @@ import typer
 
 from cloche._views import Run
 from cloche.cli import follow as following
-from cloche.cli.options import Session, command
+from cloche.cli.options import command
 from cloche.cli.parsing import parse_duration, parse_gpus, parse_pairs, parse_reference, parse_size
+from cloche.cli.session import Session
+from cloche.cli.state import ACTIVE
 from cloche.cli.text import Table, age, cell, duration, named, one_line, seconds_between, size
 
 if TYPE_CHECKING:
@@ -20,7 +22,6 @@ RunId = Annotated[str, typer.Argument(metavar="RUN", help="Its id, the beginning
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run ends.")]
 Limit = Annotated[int, typer.Option("--limit", min=1, help="At most so many.")]
 WAITING = ("NotStarted", "Preparing", "Queued")
-ACTIVE = (*WAITING, "Starting", "Running", "CancelRequested", "Finalizing")
 
 
 def install(app: typer.Typer) -> None:

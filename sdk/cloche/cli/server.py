@@ -1,21 +1,17 @@
 """`up`, `down`, `status`: the embedded process of this machine."""
 
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cloche._errors import ClocheError, Conflict
-from cloche.cli import exits, launch, processes
-from cloche.cli.options import Session, command
+from cloche.cli import launch, processes, state
+from cloche.cli.options import command
 from cloche.cli.parsing import parse_duration
-from cloche.cli.text import age, seconds_between
+from cloche.cli.session import Session
 
 if TYPE_CHECKING:
     from cloche.client import Client
-
-ACTIVE = ("NotStarted", "Preparing", "Queued", "Starting", "Running", "CancelRequested", "Finalizing")
 
 
 def install(app: typer.Typer) -> None:
@@ -41,21 +37,19 @@ def up(
     In the foreground, Ctrl-C stops the services; active runs go on and are listed. A second Ctrl-C
     cancels them.
     """
-    wanted = launch.Wanted(detach=detach, home=str(session.folder), host=host, port="" if port is None else str(port))
+    number = "" if port is None else str(port)
     if detach:
-        with session.output.progress("Starting Cloche"):
-            server, started = launch.detach(wanted)
-        session.output.result(server.shown(), launch.sentence(server, started=started))
-        return
-    _foreground(session, wanted)
+        launch.detach(session, host, number)
+    else:
+        _foreground(session, host or None, port)
 
 
-def _foreground(session: Session, wanted: launch.Wanted) -> None:
-    here = processes.running(wanted.folder)
+def _foreground(session: Session, host: str | None, port: int | None) -> None:
+    here = processes.running(session.folder)
     if here is not None:
         raise Conflict(
             "already_running",
-            f"Cloche runs already on {wanted.folder}, at {here.url} (process {here.pid}).",
+            f"Cloche runs already on {session.folder}, at {here.url} (process {here.pid}).",
             todo="Use it as it is, or end it first with `cloche down`.",
         )
     from cloche import _embedded  # noqa: PLC0415 - the services: 0.5 s that only the server needs
@@ -65,12 +59,7 @@ def _foreground(session: Session, wanted: launch.Wanted) -> None:
         session.output.result(server.shown(), launch.sentence(server, started=True))
         session.output.note("Ctrl-C stops it; active runs go on.")
 
-    options = _embedded.Options(home=wanted.folder, host=wanted.host or None, port=_number(wanted.port))
-    _embedded.serve(options, ready, session.output.note)
-
-
-def _number(text: str) -> int | None:
-    return int(text) if text else None
+    _embedded.serve(_embedded.Options(session.folder, host, port), ready, session.output.note)
 
 
 def down(
@@ -126,59 +115,11 @@ def _cancel(session: Session, client: "Client", active: list[str], seconds: floa
 
 def active_runs(client: "Client") -> list[str]:
     """Return the ids of the runs that have not ended."""
-    return [run.id for status in ACTIVE for run in client.runs.list(status=status)]
+    return [run.id for status in state.ACTIVE for run in client.runs.list(status=status)]
 
 
 def status(session: Session) -> None:
     """Show whether Cloche runs here, and what it is doing. Exits with 1 when it is not ready."""
-    home = session.folder
-    server = None if session.named_server else processes.running(home)
-    if server is None and not session.named_server:
-        session.output.record(
-            {"running": False, "ready": False, "home": str(home)},
-            [("status", "not running"), ("home", str(home)), ("start it", "cloche up -d")],
-        )
-        raise typer.Exit(exits.FAILURE)
-    with session.client() as client:
-        _show_status(session, client, server, home)
-
-
-def _show_status(session: Session, client: "Client", server: processes.Running | None, home: Path) -> None:
-    ready, version = client.ready(), client.version()
-    well = ready.get("status") == "ok"
-    runs = {name: len(client.runs.list(status=name)) for name in ACTIVE} if well else {}
-    active = {name: count for name, count in runs.items() if count}
-    services = [one.model_dump(mode="json") for one in client.services.list()] if well else []
-    found = {
-        "running": True,
-        "ready": well,
-        "failing": ready.get("failing", {}),
-        "url": client.endpoint.url,
-        "version": version.get("version"),
-        "installation": version.get("installation"),
-        "pid": server.pid if server else None,
-        "started": server.started if server else None,
-        "home": str(home) if server else None,
-        "runs": active,
-        "services": {one["name"]: one["status"] for one in services},
-    }
-    session.output.record(found, _status_fields(found, server))
-    if not well:
-        raise typer.Exit(exits.FAILURE)
-
-
-def _status_fields(found: dict[str, object], server: processes.Running | None) -> list[tuple[str, str]]:
-    pairs = [("status", "ready" if found["ready"] else f"not ready: {found['failing']}"), ("url", str(found["url"]))]
-    if server is not None:
-        now = datetime.now(UTC)
-        up_for = f", up for {age(server.started, now)}" if seconds_between(server.started, now.isoformat()) else ""
-        pairs += [("process", f"{server.pid}{up_for}"), ("home", str(found["home"])), ("token", server.token_file)]
-    pairs.append(("version", str(found["version"])))
-    pairs.append(("active runs", _counts(found["runs"])))
-    pairs.append(("services", _counts(found["services"])))
-    return pairs
-
-
-def _counts(table: object) -> str:
-    found = table if isinstance(table, dict) else {}
-    return ", ".join(f"{name} {value}" for name, value in found.items()) or "none"
+    code = state.show(session)
+    if code:
+        raise typer.Exit(code)

@@ -11,8 +11,9 @@ from cloche._errors import Failed, Invalid, NotFound
 from cloche._views import Service
 from cloche.cli import exits
 from cloche.cli.follow import pauses
-from cloche.cli.options import Session, command, confirmed
+from cloche.cli.options import command
 from cloche.cli.parsing import parse_duration, parse_gpus, parse_pairs, parse_reference, parse_size
+from cloche.cli.session import Session
 from cloche.cli.text import Table, cell, named, size
 
 if TYPE_CHECKING:
@@ -264,7 +265,7 @@ def delete(
     session: Session, name: Named, *, yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False
 ) -> None:
     """Delete a service: its workers end and its keys open nothing any more."""
-    if not confirmed(session, f"Delete the service {name}?", yes=yes):
+    if not session.confirmed(f"Delete the service {name}?", yes=yes):
         raise typer.Exit(1)
     with session.client() as client:
         client.services.delete(name)

@@ -1,0 +1,71 @@
+"""One call of the program: how it writes, which server it talks to, and how its errors end it."""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cloche.cli import exits
+from cloche.cli.output import Output
+
+if TYPE_CHECKING:
+    from cloche.client import Client
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What every command gets. Empty texts mean what the environment and the data folder say."""
+
+    output: Output
+    url: str = ""
+    project: str = ""
+    home: str = ""
+
+    @property
+    def folder(self) -> Path:
+        """The data folder."""
+        return Path(self.home or os.environ.get("CLOCHE_HOME") or Path.home() / ".cloche").absolute()
+
+    @property
+    def named_server(self) -> str:
+        """The server that the user named, instead of the one of a data folder; else empty."""
+        return self.url or ("" if self.home else os.environ.get("CLOCHE_URL", ""))
+
+    def client(self) -> "Client":
+        """Return a client; use it as a context manager."""
+        from cloche.client import Client  # noqa: PLC0415 - it brings HTTP and models: 0.3 s
+
+        if self.home and not self.url:
+            return self.client_here()
+        return Client(url=self.url or None, project=self.project or None)
+
+    def client_here(self) -> "Client":
+        """Return a client of the data folder's server, whatever else the environment names."""
+        from cloche._errors import not_running  # noqa: PLC0415 - not every command needs a server
+        from cloche.cli.processes import running  # noqa: PLC0415 - the same
+        from cloche.client import Client  # noqa: PLC0415 - the same
+
+        server = running(self.folder)
+        if server is None:
+            raise not_running(str(self.folder), "No process has this data folder.")
+        token = Path(server.token_file).read_text().strip()
+        return Client(url=server.url, token=token, project=self.project or None)
+
+    def failed(self, error: BaseException) -> int:
+        """Tell what went wrong, with a trace only for --debug, and return the exit code."""
+        if self.output.mode.debug:
+            import traceback  # noqa: PLC0415 - only for --debug
+
+            self.output.stderr.write("".join(traceback.format_exception(error)))
+        if not isinstance(error, KeyboardInterrupt):
+            self.output.error(error)
+        return exits.exit_code(error)
+
+    def confirmed(self, question: str, *, yes: bool) -> bool:
+        """Whether to go on: asked on a terminal only, because a script that names its victim means it."""
+        if yes or self.output.mode.json or not sys.stdin.isatty():
+            return True
+        self.output.stderr.write(f"{question} [y/N] ")
+        self.output.stderr.flush()
+        return sys.stdin.readline().strip().lower() in {"y", "yes"}
