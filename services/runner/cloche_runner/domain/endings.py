@@ -65,7 +65,7 @@ def signal_name(number: int | None) -> str:
     try:
         return signal.Signals(number or 0).name
     except ValueError:
-        return f"signal {number}"
+        return f"signal {number or 0}"
 
 
 def _signaled(ended: Ended, log_tail: str) -> Problem:

@@ -163,11 +163,7 @@ def in_order(queue: Queue, shares: Shares, old: str) -> Iterator[Waiting]:
         for lane in queue.lanes(priority).values():
             _push(heads, lane, shares, old)
         while heads:
-            rank, waiting, lane = heappop(heads)
-            now = _rank(waiting, shares, old)
-            if heads and now > heads[0][0] and now != rank:
-                heappush(heads, (now, waiting, lane))
-                continue
+            _, waiting, lane = heappop(heads)
             yield waiting
             _push(heads, lane, shares, old)
 
@@ -209,6 +205,11 @@ class _Round:
         self.reserved: dict[str, str] = {}
         self.placements: list[Placement] = []
         self.reasons: dict[str, str] = {}
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no node has any CPU left: what few runs could still use (those that ask for none) waits too."""
+        return all(node.free_cpus <= 0 for node in self.nodes.values())
 
     def place(self, waiting: Waiting) -> bool:
         wanted = waiting.resources
@@ -267,7 +268,7 @@ def plan(queue: Queue, nodes: Mapping[str, Node], times: Times) -> Plan:
             shares.take(waiting)
             continue
         misses += 1
-        if misses >= MISSES or not state.nodes or len(state.reserved) == len(state.nodes):
+        if misses >= MISSES or state.is_full or len(state.reserved) == len(state.nodes):
             break
     return Plan(tuple(state.placements), state.reasons)
 
