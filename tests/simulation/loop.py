@@ -1,32 +1,126 @@
-"""An event loop whose time is virtual and whose every choice comes from a seed."""
+"""An event loop whose time is virtual and whose every choice comes from a seed.
+
+Every callback belongs to the simulated process (`Owner`) in whose context it was scheduled, so a
+process can be killed between any two of its steps: nothing of it runs any more, not even a `finally`.
+It can be paused the same way, as SIGSTOP pauses a process while the world goes on.
+"""
 
 import asyncio
+import contextlib
+import gc
 import heapq
 import random
 from asyncio import events
 from collections.abc import Callable, Coroutine
+from contextvars import Context, ContextVar
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-CALLBACKS_AT_MOST = 3_000_000
+CALLBACKS_AT_MOST = 1_500_000
+LAST_ROUNDS = 20
 
 
 class StuckError(Exception):
     """Nothing is ready and nothing is scheduled, or the history does not end."""
 
 
+class Owner:
+    """A simulated process, as the loop sees it.
+
+    `fuse` counts down its callbacks: at zero it dies, in the middle of whatever it does.
+    """
+
+    def __init__(self, name: str, on_death: Callable[[], None] = lambda: None) -> None:
+        self.name = name
+        self.dead = False
+        self.paused = False
+        self.fuse: int | None = None
+        self.held: list[asyncio.Handle] = []
+        self._on_death = on_death
+
+    def kill(self) -> None:
+        """Let it die now; what it had under way never goes on."""
+        if not self.dead:
+            self.dead = True
+            self._on_death()
+
+    def admits(self, handle: asyncio.Handle) -> bool:
+        """Tell whether a callback may run now. While paused it is kept for later, once dead for the end of all."""
+        if self.fuse is not None and not self.dead and not self.paused:
+            self.fuse -= 1
+            if self.fuse < 0:
+                self.kill()
+        if self.dead or self.paused:
+            self.held.append(handle)
+            return False
+        return True
+
+
+OWNER: ContextVar[Owner | None] = ContextVar("owner", default=None)
+
+
+class _Task(asyncio.Task[T]):
+    """A task that sets hold in the same order in every process."""
+
+    def __init__(self, number: int, coro: Coroutine[Any, Any, T], **options: Any) -> None:
+        self._number = number
+        super().__init__(coro, **options)
+
+    def __hash__(self) -> int:
+        return self._number
+
+
+class _Future(asyncio.Future[T]):
+    """A future that sets hold in the same order in every process."""
+
+    def __init__(self, number: int, loop: asyncio.AbstractEventLoop) -> None:
+        self._number = number
+        super().__init__(loop=loop)
+
+    def __hash__(self) -> int:
+        return self._number
+
+
 class SeededLoop(asyncio.BaseEventLoop):
     """Runs ready handles in an order drawn from a seed; jumps to the next timer when none is ready."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int | str) -> None:
         super().__init__()
         self._now = 0.0
         self._draw = random.Random(seed)
+        self._numbers = 0
+        self._kept: list[asyncio.Task[Any]] = []
+        self._stopped: dict[Owner, None] = {}
         self.callbacks = 0
+        self.closing = False
+        self.set_task_factory(self._task)
 
     def time(self) -> float:
         return self._now
+
+    def resume(self, owner: Owner) -> None:
+        """Let a paused process go on; it finds that its timers are late."""
+        owner.paused = False
+        held, owner.held = owner.held, []
+        self._ready.extend(held)  # type: ignore[attr-defined]
+
+    def close_down(self) -> None:
+        """Let also those run again that were killed, so that they can end."""
+        self.closing = True
+        for owner in self._stopped:
+            self.resume(owner)
+
+    def create_future(self) -> asyncio.Future[Any]:
+        self._numbers += 1
+        return _Future(self._numbers, self)
+
+    def _task(self, _loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:
+        self._numbers += 1
+        task = _Task(self._numbers, coro, loop=self, **options)
+        # one that nobody refers to would run its `finally` when it is collected, also after its owner's death
+        self._kept.append(task)
+        return task
 
     def _run_once(self) -> None:
         scheduled, ready = self._scheduled, self._ready  # type: ignore[attr-defined]
@@ -43,15 +137,23 @@ class SeededLoop(asyncio.BaseEventLoop):
             ready.append(timer)
         if not ready:
             return
-        self.callbacks += 1
-        if self.callbacks > CALLBACKS_AT_MOST:
-            raise StuckError(f"the history goes on after {CALLBACKS_AT_MOST} callbacks")
         chosen = self._draw.randrange(len(ready))
         ready.rotate(-chosen)
         handle = ready.popleft()
         ready.rotate(chosen)
         if not handle._cancelled:
-            handle._run()
+            self._run_handle(handle)
+
+    def _run_handle(self, handle: asyncio.Handle) -> None:
+        owner = handle._context.get(OWNER)  # type: ignore[attr-defined]
+        if owner is not None and not self.closing and not owner.admits(handle):
+            self._stopped[owner] = None
+            return
+        if not self.closing:
+            self.callbacks += 1
+            if self.callbacks > CALLBACKS_AT_MOST:
+                raise StuckError(f"the history goes on after {CALLBACKS_AT_MOST} callbacks")
+        handle._run()
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
         self._timer_cancelled_count += 1
@@ -66,25 +168,40 @@ class SeededLoop(asyncio.BaseEventLoop):
         raise AssertionError("threads have no place in a simulation")
 
 
-def simulate(seed: int, history: Callable[[], Coroutine[Any, Any, T]]) -> T:
+def owned(owner: Owner) -> Context:
+    """Return a context in which everything belongs to a process."""
+    context = Context()
+    context.run(OWNER.set, owner)
+    return context
+
+
+def simulate(seed: int | str, history: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Run a history to its end on a loop of its own; the same seed runs it the same way."""
     loop = SeededLoop(seed)
-    errors: list[str] = []
-    loop.set_exception_handler(lambda _, context: errors.append(repr(context.get("exception") or context["message"])))
-    previous = events._get_running_loop()
-    assert previous is None
+    loop.set_exception_handler(lambda _loop, _context: None)
+    assert events._get_running_loop() is None
+    collecting = gc.isenabled()
+    gc.disable()  # a collection would end abandoned generators at a moment that no seed decides
     try:
-        events._set_running_loop(None)
         return loop.run_until_complete(history())
     finally:
+        loop.close_down()
         _finish(loop)
         loop.close()
+        if collecting:
+            gc.enable()
 
 
 def _finish(loop: SeededLoop) -> None:
-    left = asyncio.all_tasks(loop)
-    for task in left:
-        task.cancel()
-    if left:
-        loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+    """End what is left, also what was killed, so that nothing complains about it later."""
+    for _ in range(LAST_ROUNDS):
+        left = asyncio.all_tasks(loop)
+        if not left:
+            break
+        for task in left:
+            task.cancel()
+        with contextlib.suppress(StuckError):
+            loop.run_until_complete(asyncio.wait(left, timeout=1.0))
+    for task in asyncio.all_tasks(loop):
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
     loop.run_until_complete(loop.shutdown_asyncgens())
