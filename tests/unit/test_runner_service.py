@@ -7,7 +7,7 @@ import pytest
 
 from cloche_shared.adapters.memory_executor import CannotStart, Life, Program
 from cloche_shared.contracts.files import FileEntry, Manifest
-from cloche_shared.ports.executor import ProcessSpec  # noqa: TC001 - imported like every other port
+from cloche_shared.ports.executor import ProcessSpec
 from cloche_shared.store.hashing import manifest_bytes
 from tests.unit.runner_world import (
     CHAIN,
@@ -106,6 +106,45 @@ async def test_reserved_variables_and_paths_that_leave_the_tree_are_refused(clie
     body = {"script": "a.py", "snapshot": snapshot, "variables": {"LD_PRELOAD": "x"}}
     assert (await client.post("/runs", body)).json()["code"] == "reserved_variable"
     assert (await client.post("/runs", {"script": "../a.py", "snapshot": snapshot})).json()["code"] == "unsafe_path"
+
+
+async def test_an_argument_that_no_program_can_take_is_refused(client: Client) -> None:
+    body = {"script": "a.py", "snapshot": await client.snapshot("a.py"), "arguments": ["ok", "a\0b"]}
+    answer = await client.post("/runs", body)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_argument")
+    assert answer.json()["errors"][0]["pointer"] == "/arguments/1"
+
+
+async def test_a_defect_of_ours_ends_the_attempt_instead_of_holding_its_node(client: Client, cluster: Cluster) -> None:
+    def broken(_: ProcessSpec) -> Program:
+        raise RuntimeError("a defect")
+
+    cluster.machines["n1"].programs = broken
+    shown = await client.ended(await client.submit())
+    assert (shown["status"], shown["problem"]["code"]) == ("Failed", "infrastructure_failure")
+    [node] = (await client.get("/nodes"))["items"]
+    assert node["holders"] == []
+
+
+async def test_the_api_is_documented_and_odd_requests_are_answered(client: Client) -> None:
+    document = (await client.http.get("http://cloche.test/openapi.json")).json()
+    paths = {path for path in document["paths"] if "/runs" in path or "/nodes" in path}
+    assert "/api/v1/runs/{run_id}/outputs/{path}" in paths
+    run_id = await client.submit()
+    await client.ended(run_id)
+    for path, status in (
+        ("/runs?page_size=0", 422),
+        ("/runs?page_token=x", 422),
+        ("/runs?status=None", 422),
+        (f"/runs/{run_id}?wait=-1", 422),
+        (f"/runs/{run_id}/outputs/..%2fa", 422),
+        (f"/runs/{run_id}/log?offset=999", 200),
+        (f"/runs/{run_id}/log?tail=0", 200),
+        ("/nodes?page_size=1", 200),
+    ):
+        assert (await client.http.get(path)).status_code == status, path
+    answer = await client.post(f"/runs/{run_id}/cancel", If_Match='"1"')
+    assert (answer.status_code, answer.json()["code"]) == (412, "etag_mismatch")
 
 
 async def test_a_run_that_does_not_exist_is_not_found_anywhere(client: Client) -> None:

@@ -271,6 +271,14 @@ class Attempt:
         await parts.executor.forget(self.id)
         await asyncio.gather(parts.files.discard(self.id), parts.attempts.discard(self.id))
 
+    async def give_up(self, error: Exception) -> None:
+        """End an attempt that a defect of ours keeps from being driven: it counts as lost."""
+        if self.process is not None:
+            await end_process(self.process)
+        message = f"The attempt could not be driven: {type(error).__name__}."
+        await self._lose(Problem(code="internal", message=message, todo="Read the runner's log."), None)
+        await self.clean()
+
     async def revoke(self) -> None:
         """End a process that holds its run no more, and remove what it left."""
         if self.process is not None:

@@ -22,6 +22,7 @@ from cloche_shared.ports.journal import OutcomeUnknownError
 
 _log = structlog.get_logger(__name__)
 _AGAIN = (0.1, 0.5, 2.0, 5.0)
+MOST_DEFECTS = 3
 STALE_FENCE = "stale_fence"
 
 
@@ -165,9 +166,11 @@ class Driver:
         except (Unavailable, OutcomeUnknownError) as error:
             _log.warning("attempt_delayed", run=str(attempt.stream), error=str(error), tries=tries)
             return False
-        except Exception:  # noqa: BLE001 - a defect of ours must not leave a process undriven
+        except Exception as error:  # noqa: BLE001 - a defect of ours must not leave a process undriven
             _log.exception("attempt_failed", run=str(attempt.stream), tries=tries)
-            return False
+            if tries < MOST_DEFECTS:
+                return False
+            await attempt.give_up(error)
         return True
 
     async def _let_go(self) -> None:

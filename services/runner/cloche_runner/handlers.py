@@ -127,11 +127,12 @@ class Commands:
     async def submit(self, project: str, spec: RunSpec, references: References, submission: Submission) -> Changed[Run]:
         """Accept a run.
 
-        Raises `Invalid` (`invalid_variable`, `reserved_variable`, `unsafe_path`), `NotFound`
-        (`snapshot_incomplete`, `script_not_found`), `TooLarge` (`snapshot_too_large`).
+        Raises `Invalid` (`invalid_argument`, `invalid_variable`, `reserved_variable`, `unsafe_path`,
+        `snapshot_incomplete`, `script_not_found`), `TooLarge` (`snapshot_too_large`).
         """
         check_variables(spec.variables)
         check_path(spec.script, pointer="/script")
+        _check_arguments(spec.arguments)
         await self._check_snapshot(project, spec)
         core = self._core
         asked = submission.origin.request_id
@@ -185,6 +186,17 @@ class Commands:
             return Decision(decision.facts, json={"id": run_id})
 
         return await core.change_run(stream, submission.origin, decide, fingerprint=submission.fingerprint)
+
+
+def _check_arguments(arguments: Sequence[str]) -> None:
+    """Refuse what no program can be given. Raises `Invalid` (code `invalid_argument`)."""
+    found = [
+        Violation(f"/arguments/{number}", "invalid_argument", "An argument holds a NUL.")
+        for number, argument in enumerate(arguments)
+        if "\0" in argument
+    ]
+    if found:
+        raise Invalid("invalid_argument", "An argument cannot be passed to a program.", violations=found)
 
 
 def _id_of(project: str, request_id: str) -> str:
