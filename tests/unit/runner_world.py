@@ -76,11 +76,12 @@ def sleeping(seconds: float, *, code: int = 0, stubborn: bool = False) -> Progra
 class Cluster:
     """What outlives the runner: store, broker, blobs, a machine for each node, and the other services' answers."""
 
-    def __init__(self, *, shared: bool = False) -> None:
+    def __init__(self, *, shared: bool = False, atomic: bool = True, delay: float = 0.0) -> None:
         self.shared = shared
         self.store = MemoryStore()
         self.broker = MemoryBroker()
-        self.bus = MemoryBus(self.broker)
+        self.atomic = atomic
+        self.bus = MemoryBus(self.broker, delay=delay)
         self.blobs = MemoryBlobStore()
         self.views = MemoryViews()
         self.leases = MemoryLeases()
@@ -99,7 +100,7 @@ class Cluster:
 
     def platform(self) -> Platform:
         return Platform(
-            journal=MemoryJournal(self.store),
+            journal=MemoryJournal(self.store, atomic=self.atomic),
             views=self.views,
             leases=self.leases,
             bus=self.bus,

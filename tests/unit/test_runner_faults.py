@@ -176,3 +176,17 @@ async def test_many_runs_share_a_node_without_ever_overbooking_it(client: Client
     for run_id in ids:
         assert (await client.ended(run_id))["status"] == "Completed"
     assert most == 2
+
+
+async def test_a_slow_bus_and_a_store_that_writes_one_by_one_change_nothing_but_the_time() -> None:
+    cluster = Cluster(shared=True, atomic=False, delay=2.0)
+    async with answering(cluster), replica(cluster, "n1") as client, replica(cluster, "") as other:
+        body = {"script": "a.py", "snapshot": await client.snapshot("a.py")}
+        first = (await client.post("/runs", body, Idempotency_Key="k")).json()["id"]
+        assert (await other.post("/runs", body, Idempotency_Key="k")).json()["id"] == first
+        assert (await other.ended(first))["status"] == "Completed"
+        assert facts_of(cluster, first) == CHAIN
+        answer = await other.post("/runs", body)
+        position = {"cloche-position": answer.headers["cloche-position"]}
+        listed = await other.http.get("/runs", headers=position)
+        assert [run["id"] for run in listed.json()["items"]] == [answer.json()["id"], first]
