@@ -1,5 +1,7 @@
 """Runs and what their ends mean: the pure part."""
 
+from collections.abc import Callable
+
 import orjson
 import pytest
 
@@ -32,6 +34,7 @@ PROBLEM = Problem(code="environment_not_found", message="No.")
 GOOD = Ended(ending="exited", code=0, log="sha256:" + "b" * 64, log_bytes=5)
 BAD = Ended(ending="exited", code=3, log="sha256:" + "c" * 64, log_bytes=7)
 USER = Verdict("user", Problem(code="user_code_failed", message="It failed."))
+Holder = Callable[[Run], Decision]
 AT = "2026-01-01T00:00:00Z"
 
 
@@ -117,14 +120,15 @@ def test_an_old_fence_is_refused_by_every_decision_of_a_holder() -> None:
     first = running()
     again = claim(after(first, rules.decide_lost(first, first.fence, PROBLEM, None, Again(), AT)))
     for run in (again, COMPLETED, queued()):
-        for decide in (
+        holders: tuple[Holder, ...] = (
             lambda run: rules.decide_started(run, first.fence, AT),
             lambda run: rules.decide_measured(run, first.fence, (), 0, 1),
             lambda run: rules.decide_finalizing(run, first.fence, GOOD, AT),
             lambda run: rules.decide_ended(run, first.fence, USER, GOOD, DIGEST, AT),
             lambda run: rules.decide_abandoned(run, first.fence, PROBLEM, AT),
             lambda run: rules.decide_lost(run, first.fence, PROBLEM, None, Again(), AT),
-        ):
+        )
+        for decide in holders:
             with pytest.raises(Conflict) as caught:
                 decide(run)
             assert caught.value.code == "stale_fence"

@@ -145,13 +145,19 @@ class Runner:
 
     async def load(self) -> None:
         """Put every active run and every node on the board."""
-        after: tuple[str, str] | None = None
-        while rows := await self._platform.views.page(ACTIVE, "-", facet="active", after=after, limit=PAGE):
-            for row in rows:
-                await self.core.see(StreamId.parse(row.body.decode()))
-            after = (rows[-1].sort, rows[-1].key)
+        for stream in await self._active_runs():
+            await self.core.see(stream)
         for stream in await self._nodes():
             await self.core.see(stream)
+
+    async def _active_runs(self) -> list[StreamId]:
+        """Return the runs that have not ended, as far as the lists know."""
+        found: list[StreamId] = []
+        after: tuple[str, str] | None = None
+        while rows := await self._platform.views.page(ACTIVE, "-", facet="active", after=after, limit=PAGE):
+            found.extend(StreamId.parse(row.body.decode()) for row in rows)
+            after = (rows[-1].sort, rows[-1].key)
+        return found
 
     async def _nodes(self) -> Sequence[StreamId]:
         """Return the nodes' streams, each found by one key, whatever its history."""
@@ -186,7 +192,8 @@ class Runner:
     async def cancel_all(self) -> int:
         """Ask every run to end that has not ended; return how many those were."""
         board = self.core.board
-        streams = [*board.claims, *(StreamId.parse(key) for key in board.queue)]
+        queued = (StreamId.parse(key) for key in board.queue)
+        streams = {*board.claims, *queued, *await self._active_runs()}
         origin = Submission(service_origin("cancel-all"))
         await asyncio.gather(*(self.commands.cancel(stream.project, stream.id, origin) for stream in streams))
         return len(streams)
