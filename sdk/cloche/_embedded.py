@@ -319,8 +319,8 @@ async def _serve(options: Options, ready: Callable[[Started], None], say: Callab
         listener = listen(found.http)
         address: list[str] = []
         async with (
-            Lifecycle(log.report) as life,
             _compose(home, found, log, lambda: address[0] if address else "") as embedded,
+            Lifecycle(log.report) as life,
         ):
             shutdown = Shutdown(life)
             shutdown.install()

@@ -48,7 +48,7 @@ class StreamReader:
         headers = {"accept": "text/event-stream"}
         if self.last_id:
             headers["last-event-id"] = self.last_id
-        query = {**self.query, "follow": "true"} if self.follow else self.query
+        query = {**self.query, "follow": "true" if self.follow else "false"}
         return Call("GET", self.path, query=query, headers=headers)
 
     def feed(self, piece: bytes) -> Iterator[ServerEvent]:
@@ -100,11 +100,10 @@ def log_piece(event: ServerEvent) -> bytes:
 
 
 def events_query(
-    *, follow: bool, from_start: bool, types: Iterable[str], correlation: str | None, subject: str | None
+    *, from_start: bool, types: Iterable[str], correlation: str | None, subject: str | None
 ) -> dict[str, str | int | None]:
     """Return the query of an events stream."""
     return {
-        "follow": None if follow else "false",
         "from_start": "true" if from_start else None,
         "types": ",".join(types) or None,
         "correlation": correlation,

@@ -79,9 +79,7 @@ class Client:
         subject: str | None = None,
     ) -> Iterator[_views.Event]:
         """Yield events as they happen; with `from_start` first those that happened."""
-        query = events_query(
-            follow=follow, from_start=from_start, types=types, correlation=correlation, subject=subject
-        )
+        query = events_query(from_start=from_start, types=types, correlation=correlation, subject=subject)
         for event in self.server_events(ops.path_of("events"), follow=follow, **query):
             yield _views.Event.model_validate_json(event.data)
 

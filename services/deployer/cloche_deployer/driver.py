@@ -173,15 +173,15 @@ class Driver:
         while True:
             try:
                 pool = await self._start(stream, serving, revision)
-            except Unavailable as error:
-                _log.warning("workers_not_started", service=str(stream), revision=revision.number, error=str(error))
-                await self._end(serving, drain=0.0)
-                await asyncio.sleep(self._settings.retry_pause)
             except ClocheError as error:
                 await self._keep_log(tended, serving)
                 await self._end(serving, drain=0.0)
-                await self._failed(stream, revision, error)
-                return
+                if not isinstance(error, Unavailable) and revision.stage != "deployed":
+                    await self._failed(stream, revision, error)
+                    return
+                # what served before is brought up again however long that takes
+                _log.warning("workers_not_started", service=str(stream), revision=revision.number, error=str(error))
+                await asyncio.sleep(self._settings.retry_pause)
             else:
                 break
         origin = Origin(_SELF, correlation=f"{stream}#{revision.number}")

@@ -23,6 +23,7 @@ from cloche_shared.ports.bus import Bus
 
 RESUME_OVERLAP: Final = timedelta(seconds=10)
 """What other aggregates' events may be behind the one that the client saw last, and come again."""
+PUBLIC: Final = "public"
 _ACCESS: Final = TOPICS["access"]
 
 
@@ -38,11 +39,15 @@ class EventFilter:
     def __call__(self, event: Event) -> bool:
         """Whether the event is shown."""
         return (
-            event.project == self.project
+            (event.project == self.project or self._of_public_build(event))
             and (not self.types or event.name in self.types or event.type in self.types)
             and (not self.correlation or event.correlation == self.correlation)
             and (not self.subject or event.subject == self.subject)
         )
+
+    def _of_public_build(self, event: Event) -> bool:
+        """Builds from public sources belong to all; who knows a chain sees those of its own."""
+        return event.project == PUBLIC and bool(self.correlation)
 
 
 class Resume:

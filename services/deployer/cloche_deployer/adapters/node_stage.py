@@ -1,5 +1,6 @@
 """Scoring workers on this node: prefix, code and models from blobs, processes under supervisors."""
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from cloche_shared.ports.node_files import NodeFiles
 from cloche_shared.ports.platform import Random
 
 OWNER = "deployer"
+ENDED_WITHIN = 0.05
+"""Seconds in which an ended process tells so."""
 LOG_SHOWN = 4000
 _Ended = Callable[[Process], Awaitable[str]]
 LOG_KEPT = 256 * 1024
@@ -54,7 +57,7 @@ class NodeStage:
     async def sweep(self, keep: set[tuple[StreamId, int, int]]) -> None:
         prefixes = tuple(prefix_of(*one) for one in keep)
         for process in await self._parts.executor.adopt(OWNER):
-            if process.id.startswith(prefixes) if prefixes else False:
+            if process.id.startswith(prefixes) and not await _ended(process):
                 self._left.append(process)
             else:
                 await process.cancel(grace=0.0)
@@ -208,6 +211,14 @@ class NodeWorker:
         await self.process.cancel(grace=grace)
         await self.process.wait()
         await self._on_end(self.process)
+
+
+async def _ended(process: Process) -> bool:
+    """Tell whether an adopted process has ended already."""
+    waiting = asyncio.ensure_future(process.wait())
+    done, _ = await asyncio.wait({waiting}, timeout=ENDED_WITHIN)
+    waiting.cancel()
+    return bool(done)
 
 
 def _sentence(end: Exit) -> str:
