@@ -185,7 +185,7 @@ def run(**fields: Any) -> Run:
         ({"status": "Completed"}, 0),
         ({"status": "Failed", "exit": {"ending": "exited", "code": 3}}, 3),
         ({"status": "Failed", "exit": {"ending": "signaled", "code": None, "signal": 9}}, 137),
-        ({"status": "Failed", "exit": {"ending": "deadline"}}, 124),
+        ({"status": "Failed", "exit": {"signal": 15}, "problem": {"code": "deadline_exceeded"}}, 124),
         ({"status": "Failed", "problem": {"code": "environment_not_found"}}, 3),
         ({"status": "Failed", "problem": {"code": "build_failed"}}, 1),
         ({"status": "Failed"}, 1),

@@ -1,5 +1,6 @@
 """`build`, and `env build`: builds of environments and their logs."""
 
+import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,6 +9,7 @@ import typer
 from cloche._errors import Failed, NotFound
 from cloche._views import Build, Problem
 from cloche.cli.exits import exit_code_of_problem
+from cloche.cli.follow import pauses
 from cloche.cli.options import command
 from cloche.cli.parsing import parse_duration, parse_reference
 from cloche.cli.session import Session
@@ -63,6 +65,7 @@ def _told(item: dict[str, object]) -> str:
 
 def follow(session: Session, client: "Client", found: Build, timeout: float | None = None) -> Build:
     """Show a build's log on stderr until its end. Raises the problem of one that failed."""
+    found = _begun(client, found)
     if not found.ended:
         if timeout is None and not session.output.mode.quiet:
             for piece in client.builds.log(found.id, follow=True):
@@ -70,6 +73,16 @@ def follow(session: Session, client: "Client", found: Build, timeout: float | No
         found = client.builds.wait(found.id, timeout=timeout)
     if found.status == "Failed":
         raise failed(found)
+    return found
+
+
+def _begun(client: "Client", found: Build) -> Build:
+    """Return the build once it is known whether anything has to be built: an old log is no news."""
+    for pause in pauses():
+        if found.status != "NotStarted":
+            break
+        time.sleep(pause)
+        found = client.builds.get(found.id)
     return found
 
 

@@ -21,6 +21,7 @@ _FIRST_PAUSE: Final = 0.03
 _LONGEST_PAUSE: Final = 0.5
 _BEFORE_BUILD: Final = "NotStarted"
 _PREPARING: Final = "Preparing"
+_OUT_OF_TIME: Final = "deadline_exceeded"
 
 
 def pauses() -> Iterator[float]:
@@ -163,6 +164,8 @@ def end_code(run: Run) -> int:
         return exits.OK
     if run.status == "Canceled":
         return exits.INTERRUPTED
+    if run.problem is not None and run.problem.code == _OUT_OF_TIME:
+        return exits.TIMED_OUT
     ended = run.exit or {}
     code = ended.get("code")
     if isinstance(code, int) and code:
@@ -170,6 +173,4 @@ def end_code(run: Run) -> int:
     signal = ended.get("signal")
     if isinstance(signal, int) and signal:
         return 128 + signal
-    if ended.get("ending") in {"deadline", "timed_out"}:
-        return exits.TIMED_OUT
     return exits.exit_code_of_problem(run.problem.code) if run.problem else exits.FAILURE

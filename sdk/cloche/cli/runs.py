@@ -123,6 +123,7 @@ def _submitted(session: Session, client: "Client", run: Run, *, follow: bool, wa
     else:
         output.result(taken.model_dump(mode="json"), taken.id)
         _fail_early(taken)
+        output.note("`cloche logs -f` follows it")
 
 
 def _fail_early(run: Run) -> None:
@@ -222,7 +223,7 @@ def _fields(item: dict[str, object]) -> list[tuple[str, str]]:
         ("properties", cell(item.get("properties"))),
     ]
     if isinstance(problem, dict):
-        pairs.append(("problem", f"{problem.get('message')} ({problem.get('code')})"))
+        pairs += [("problem", str(problem.get("message"))), ("code", str(problem.get("code")))]
         pairs.append(("do", cell(problem.get("todo"))))
     return pairs
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cloche._errors import Failed, Invalid, NotFound
+from cloche._errors import ClocheError, Failed, Invalid, NotFound
 from cloche._views import Service
 from cloche.cli import exits
 from cloche.cli.follow import pauses
@@ -122,7 +122,7 @@ def _stage(found: Service) -> str:
     head = f"Deploying {found.name}, revision {found.revision}"
     if found.environment is None:
         return head
-    return f"{head}: {'starting workers' if item.get('image') else 'building its environment'}"
+    return f"{head}: {'starting workers' if item.get('lock_digest') else 'preparing its environment'}"
 
 
 def _deployed(session: Session, found: Service, *, waited: bool) -> None:
@@ -200,7 +200,7 @@ def show(session: Session, name: Named) -> None:
         ("description", cell(item.get("description"))),
     ]
     if isinstance(problem, dict):
-        pairs.append(("problem", f"{problem.get('message')} ({problem.get('code')})"))
+        pairs += [("problem", str(problem.get("message"))), ("code", str(problem.get("code")))]
         pairs.append(("do", cell(problem.get("todo"))))
     session.output.record(item, pairs)
 
@@ -241,13 +241,24 @@ def score(
     """Send data to a service and write what run() returned."""
     body = _payload(data)
     with session.client() as client:
-        answer = client.services.score(name, body, key=key or None)
+        try:
+            answer = client.services.score(name, body, key=key or None)
+        except ClocheError as error:
+            raise _scoring_failed(name, error) from error
     if isinstance(answer, bytes):
         session.output.stdout.flush()
         sys.stdout.buffer.write(answer)
         sys.stdout.buffer.flush()
     else:
         session.output.document(answer)
+
+
+def _scoring_failed(name: str, error: ClocheError) -> ClocheError:
+    """Return the error with where to look: what a script answers for itself is no problem document of ours."""
+    if error.code != "unexpected_answer":
+        return error
+    todo = f"See what the script wrote: `cloche service logs {name}`."
+    return Failed("scoring_failed", f"The service {name} did not score. {error.what}", why=error.why, todo=todo)
 
 
 def _payload(data: str) -> str | bytes:
