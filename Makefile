@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 UV     := $(BIN)/uv
 
-.PHONY: help demo test check format bench simulate clean unit integration e2e wheel-test
+.PHONY: help demo test check format bench simulate clean unit integration e2e wheel-test openapi
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -30,6 +30,10 @@ check: $(VENV)/.dev  ## formatting, lint, types, import contracts
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m cloche._openapi --check
+
+openapi: $(VENV)/.dev  ## make the OpenAPI document anew
+	$(BIN)/python -m cloche._openapi
 
 format: $(VENV)/.dev  ## format and fix what can be fixed
 	$(BIN)/ruff format .

@@ -4,11 +4,12 @@ import argparse
 import os
 
 import joblib
-from cloche.core import Run
 from sklearn.datasets import load_wine
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import accuracy_score, confusion_matrix
 from sklearn.model_selection import train_test_split
+
+from cloche.core import Run
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--trees", type=int, default=60)

@@ -45,7 +45,7 @@ from cloche_shared.adapters.sqlite.file import SqliteFile
 from cloche_shared.adapters.system_clock import SystemClock
 from cloche_shared.adapters.system_random import SystemRandom
 from cloche_shared.errors import ClocheError
-from cloche_shared.http.app import App, AppParts, create_app
+from cloche_shared.http.app import App, AppParts, create_app, openapi_document
 from cloche_shared.http.files import FILE_RULES
 from cloche_shared.http.front import FrontParts
 from cloche_shared.http.health import Version
@@ -278,6 +278,13 @@ def _app(services: tuple[Service, ...], found: Settings, access: AccessTable, lo
         figures=lambda: render_all(figures),
     )
     return create_app([service.surface.router for service in services], parts)
+
+
+async def document(home: Path) -> bytes:
+    """Return the OpenAPI document of all four services, made from the code; `home` is a scratch folder."""
+    log = Log("cloche", write=lambda _line: None, clock=SystemClock())
+    async with _compose(home, Settings(), log, lambda: "") as embedded:
+        return openapi_document(embedded.app.api)
 
 
 def _openapi_file() -> bytes | None:

@@ -7,7 +7,7 @@ does can be done again after a crash at any point.
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 
 import structlog
@@ -21,11 +21,10 @@ from cloche_deployer.scoring.target import RoutingTable, ServiceTarget, TargetSe
 from cloche_deployer.settings import DeployerSettings
 from cloche_shared.contracts.references import Problem
 from cloche_shared.errors import ClocheError, Unavailable
-from cloche_shared.journal.commit import Actor, Origin, StreamId
+from cloche_shared.journal.commit import Origin, StreamId
 from cloche_shared.journal.streams import Streams
 
 _log = structlog.get_logger(__name__)
-_SELF = Actor("service:deployer")
 
 
 @dataclass(slots=True)
@@ -61,7 +60,9 @@ class Driver:
         *,
         pepper: bytes,
         base_url: Callable[[], str],
+        origin_of: Callable[[StreamId, int], Awaitable[Origin]],
     ) -> None:
+        self._origin_of = origin_of
         self._streams = streams
         self._stage = stage
         self._connector = connector
@@ -184,7 +185,7 @@ class Driver:
                 await asyncio.sleep(self._settings.retry_pause)
             else:
                 break
-        origin = Origin(_SELF, correlation=f"{stream}#{revision.number}")
+        origin = await self._origin_of(stream, revision.number)
         url = f"{self._base_url()}/api/v1/services/{stream.id}/score"
         await self._streams.change(stream, origin, lambda state: decide_deployed(state, revision.number, url))
         present = (await self._streams.get(stream)).state
@@ -212,7 +213,7 @@ class Driver:
     async def _failed(self, stream: StreamId, revision: Revision, error: ClocheError) -> None:
         message = f"{error.what}\n{error.why}".strip()
         problem = Problem(code=error.code, message=message, todo=error.todo, extra=dict(error.extra))
-        origin = Origin(_SELF, correlation=f"{stream}#{revision.number}")
+        origin = await self._origin_of(stream, revision.number)
         await self._streams.change(stream, origin, lambda state: decide_failed(state, revision.number, problem))
         self.wake(stream)
 

@@ -1,7 +1,7 @@
 """What the deployer does for commands, and for answers that others give."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from cloche_deployer.domain import (
@@ -17,21 +17,23 @@ from cloche_deployer.domain import (
     evolve,
 )
 from cloche_shared.contracts.envelope import Event
-from cloche_shared.contracts.fact import Fact, read_fact
+from cloche_shared.contracts.fact import Fact, fact_type, read_fact
 from cloche_shared.contracts.facts import (
     ImageProvided,
     ImageRefused,
     ReferencesRefused,
     ReferencesResolved,
     ReplicaAllocated,
+    ReplicaPlaced,
     ReplicaRefused,
     ReplicaRequested,
+    RevisionProvided,
     ServicePreparing,
     ServiceSubmitted,
 )
 from cloche_shared.contracts.references import References
 from cloche_shared.contracts.services import ServiceSpec
-from cloche_shared.journal.commit import Origin, StreamId, written
+from cloche_shared.journal.commit import Actor, Origin, StreamId, written
 from cloche_shared.journal.streams import Changed, Decision, Kind, Streams
 from cloche_shared.journal.writer import Writer
 from cloche_shared.ports.blobs import BlobStore
@@ -42,6 +44,8 @@ G = TypeVar("G", bound=Fact)
 
 KIND = Kind("service", ServiceState, evolve)
 _ASKING = (ServiceSubmitted, ServicePreparing, ReplicaRequested)
+_CHAIN = frozenset(fact_type(fact) for fact in (ServiceSubmitted, RevisionProvided, ReplicaPlaced))
+_PAGE = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +137,23 @@ class Handlers:
             await self.streams.change(stream, origin, lambda state: decide(state, revision, answer))
         elif isinstance(answer, bad):
             await self.streams.change(stream, origin, lambda state: decide_failed(state, revision, answer.problem))
+
+    async def origin_of(self, stream: StreamId, revision: int) -> Origin:
+        """Return the origin of what is done for a revision: it goes on with the chain that asked for it."""
+        origin, after = Origin(Actor("service:deployer"), correlation=f"{stream}#{revision}"), ""
+        while documents := await self._writer.journal.read(f"{stream}/", after=after, limit=_PAGE):
+            for document in documents:
+                after = document.key
+                commit = written(document)
+                for index, (type_name, data) in enumerate(commit.facts):
+                    if type_name in _CHAIN and data.get("revision") == revision:
+                        cause = f"{document.key}#{index}"
+                        origin = replace(
+                            origin, correlation=commit.correlation, cause=cause, traceparent=commit.traceparent
+                        )
+            if len(documents) < _PAGE:
+                break
+        return origin
 
     async def _asked(self, event: Event) -> tuple[StreamId, int] | None:
         """Return the stream and the revision of the question that an answer names."""

@@ -85,6 +85,7 @@ class Deployer:
             settings,
             pepper=extras.pepper,
             base_url=extras.base_url,
+            origin_of=self.handlers.origin_of,
         )
         parts = Parts(self.handlers, self.driver, platform.views, platform.blobs, platform.installation, extras.pepper)
         gate = FailureGate(platform.clock.monotonic)

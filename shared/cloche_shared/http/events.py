@@ -46,7 +46,7 @@ class EventFilter:
         )
 
     def _of_public_build(self, event: Event) -> bool:
-        """Builds from public sources belong to all; who knows a chain sees those of its own."""
+        """Tell whether it is about a build from public sources, of a chain that the caller knows."""
         return event.project == PUBLIC and bool(self.correlation)
 
 
