@@ -53,7 +53,13 @@ def shown(error: BaseException) -> dict[str, object]:
         violations = [{"pointer": one.pointer, "code": one.code, "detail": one.detail} for one in error.violations]
         return {**whole, **({"errors": violations} if violations else {}), **_extra(error.extra)}
     if isinstance(error, TimeoutError):
-        return {"code": "timed_out", "what": _sentence(str(error) or "It took too long."), "why": "", "todo": ""}
+        what = _sentence(str(error) or "It took too long.")
+        return {
+            "code": "timed_out",
+            "what": what,
+            "why": "",
+            "todo": "Wait longer with --timeout, or look again later.",
+        }
     return {
         "code": "internal",
         "what": "Something went wrong that Cloche did not expect.",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from cloche_shared.errors import ClocheError, Conflict, Failed, Internal, Invalid, NotFound, Unavailable
+from cloche_shared.errors import ClocheError, Conflict, Failed, Internal, Invalid, Unavailable
 
 READY_SECONDS: Final = 60.0
 LOG: Final = "cloche.log"
@@ -23,10 +23,14 @@ _KINDS: Final = {
     "port_in_use": Conflict,
     "data_too_new": Conflict,
     "disk_full": Unavailable,
+    "store_unavailable": Unavailable,
+    "port_not_allowed": Invalid,
+    "address_not_available": Invalid,
+    "insecure_bind": Invalid,
+    "tls_incomplete": Invalid,
     "unknown_setting": Invalid,
     "invalid_setting": Invalid,
     "malformed_config": Invalid,
-    "home_not_found": NotFound,
 }
 
 
@@ -124,20 +128,25 @@ def _answer(line: bytes, home: Path, process: "subprocess.Popen[bytes]") -> Runn
     try:
         said = json.loads(line)
     except ValueError:
-        code = process.poll()
-        why = f"It did not become ready within {READY_SECONDS:.0f} s." if code is None else f"It ended with {code}."
-        if code is None:
-            process.terminate()
         raise Failed(
             "start_failed",
             "Cloche did not start.",
-            why=f"{why}{_tail(home / LOG)}",
+            why=f"{_silence(process)}{_tail(home / LOG)}",
             todo=f"See {home / LOG}; `cloche doctor` looks for causes.",
         ) from None
     if "error" in said:
         raise told(said["error"])
     process.returncode = 0  # it lives on without us: nobody waits for it
     return _read(said)
+
+
+def _silence(process: "subprocess.Popen[bytes]") -> str:
+    """Return why a process said nothing, and end one that lives on."""
+    try:
+        return f"Its process ended with {process.wait(timeout=1.0)}."
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        return f"It did not become ready within {READY_SECONDS:.0f} s."
 
 
 def told(problem: dict[str, object]) -> ClocheError:

@@ -1,6 +1,7 @@
 """`up`, `down`, `status`: the embedded process of this machine."""
 
-from typing import TYPE_CHECKING, Annotated
+from contextlib import closing
+from typing import Annotated
 
 import typer
 
@@ -9,9 +10,6 @@ from cloche.cli import launch, processes, state
 from cloche.cli.options import command
 from cloche.cli.parsing import parse_duration
 from cloche.cli.session import Session
-
-if TYPE_CHECKING:
-    from cloche.client import Client
 
 
 def install(app: typer.Typer) -> None:
@@ -76,7 +74,7 @@ def down(
     if server is None:
         session.output.result({"stopped": False, "active_runs": []}, f"Cloche does not run on {session.folder}.")
         return
-    active = _settle_runs(session, cancel=cancel_runs, seconds=seconds)
+    active = _settle_runs(session, server, cancel=cancel_runs, seconds=seconds)
     with session.output.progress("Stopping Cloche"):
         gone = processes.end(server.pid, session.folder, seconds)
     if not gone:
@@ -84,18 +82,18 @@ def down(
     session.output.result({"stopped": True, "pid": server.pid, "active_runs": active}, "Cloche has stopped.")
 
 
-def _settle_runs(session: Session, *, cancel: bool, seconds: float) -> list[str]:
+def _settle_runs(session: Session, server: processes.Running, *, cancel: bool, seconds: float) -> list[str]:
     """Cancel the active runs or tell that they go on; return those that do."""
     try:
-        with session.client_here() as client:
-            active = active_runs(client)
-            if cancel:
-                _cancel(session, client, active, seconds)
-                return []
+        with closing(state.Asked(server.url, state.token_of(session, server))) as asked:
+            active = state.active_runs(asked)
     except ClocheError as error:
         if cancel:
             raise
         session.output.warn(f"The runs could not be listed: {error.what}")
+        return []
+    if cancel and active:
+        _cancel(session, active, seconds)
         return []
     for run_id in active:
         session.output.note(f"run {run_id} goes on")
@@ -104,18 +102,13 @@ def _settle_runs(session: Session, *, cancel: bool, seconds: float) -> list[str]
     return active
 
 
-def _cancel(session: Session, client: "Client", active: list[str], seconds: float) -> None:
-    for run_id in active:
-        client.runs.cancel(run_id)
-    with session.output.progress(f"Canceling {len(active)} runs") as step:
+def _cancel(session: Session, active: list[str], seconds: float) -> None:
+    with session.client_here() as client, session.output.progress(f"Canceling {len(active)} runs") as step:
+        for run_id in active:
+            client.runs.cancel(run_id)
         for run_id in active:
             ended = client.runs.wait(run_id, timeout=seconds)
             step.say(f"run {run_id} is {ended.status}")
-
-
-def active_runs(client: "Client") -> list[str]:
-    """Return the ids of the runs that have not ended."""
-    return [run.id for status in state.ACTIVE for run in client.runs.list(status=status)]
 
 
 def status(session: Session) -> None:

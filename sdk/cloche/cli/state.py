@@ -64,7 +64,7 @@ def show(session: Session) -> int:
             [("status", "not running"), ("home", str(home)), ("start it", "cloche up -d")],
         )
         return exits.FAILURE
-    with closing(Asked(url, _token(session, server), session.project)) as asked:
+    with closing(Asked(url, token_of(session, server), session.project)) as asked:
         found = look(asked)
     found |= {"url": url, "pid": server.pid if server else None, "started": server.started if server else None}
     found["home"] = str(home) if server else None
@@ -72,7 +72,8 @@ def show(session: Session) -> int:
     return exits.OK if found["ready"] else exits.FAILURE
 
 
-def _token(session: Session, server: processes.Running | None) -> str:
+def token_of(session: Session, server: processes.Running | None) -> str:
+    """Return the token for a server. Raises `Unauthenticated` (`no_token`)."""
     given = "" if session.home else os.environ.get("CLOCHE_TOKEN", "")
     file = Path(server.token_file) if server is not None else session.folder / "token"
     try:
@@ -99,6 +100,19 @@ def look(asked: Asked) -> Document:
         "more_runs": [name for name, page in pages.items() if page.get("next_page_token")],
         "services": {str(one["name"]): str(one["status"]) for one in services},
     }
+
+
+def active_runs(asked: Asked) -> list[str]:
+    """Return the ids of the runs that have not ended."""
+    found: list[str] = []
+    for name in ACTIVE:
+        token: object = ""
+        while token is not None:
+            after = f"&page_token={token}" if token else ""
+            page = asked.get(f"/api/v1/runs?status={name}&page_size={COUNTED}{after}")
+            found.extend(str(one["id"]) for one in _items(page))
+            token = page.get("next_page_token")
+    return found
 
 
 def _items(page: Document) -> list[Document]:
