@@ -25,7 +25,7 @@ def install(app: typer.Typer) -> None:
 
 
 def version(session: Session) -> None:
-    """Show the version of this program, and of the server if one answers."""
+    """Show the version of this program and of the server."""
     server = _server_version(session)
     found = {"client": __version__, "server": server.get("version") if server else None}
     lines = [f"cloche {__version__}"]
@@ -62,7 +62,10 @@ def show_config(
 def completion(
     session: Session, shell: Annotated[str, typer.Argument(help="bash, zsh, fish or powershell.")] = ""
 ) -> None:
-    """Write the script that completes commands in a shell: `eval "$(cloche completion bash)"`."""
+    """Write the script that completes commands in a shell.
+
+    Use it as `eval "$(cloche completion bash)"`; without an argument it is for the shell that runs.
+    """
     from typer.completion import get_completion_script  # type: ignore[attr-defined] # noqa: PLC0415 - only here; typer exports it by use
 
     chosen = shell or os.environ.get("SHELL", "bash").rpartition("/")[2]

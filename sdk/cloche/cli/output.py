@@ -30,6 +30,10 @@ _STYLES = {
 }
 
 
+_WHOLE = 40
+"""A first column that is no wider is never broken: names and ids are to be copied."""
+
+
 @dataclass(frozen=True, slots=True)
 class Mode:
     """How to write: `json` for programs, `quiet` without notes, `plain` without colours and movement."""
@@ -190,8 +194,9 @@ def _rich_table(table: Table) -> None:
     from rich.text import Text  # noqa: PLC0415 - the same
 
     shown = RichTable(box=None, header_style="bold", pad_edge=False)
-    for column in table.columns:
-        shown.add_column(column, overflow="fold")
+    for index, column in enumerate(table.columns):
+        whole = max((len(row[index]) for row in table.rows), default=0) <= _WHOLE
+        shown.add_column(column, overflow="fold", no_wrap=index == 0 and whole)
     for row in table.rows:
         shown.add_row(*[Text(text, style=_STYLES.get(text, "")) for text in row])
     Console().print(shown)

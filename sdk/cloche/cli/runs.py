@@ -75,8 +75,9 @@ def submit(  # noqa: PLR0913 - one parameter for each option
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Show build and log; end with its exit code.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the end; end with its exit code.")] = False,
 ) -> None:
-    """Submit a run of a script: at once, or as soon as its environment is built and there is room.
+    """Submit a run of a script.
 
+    It starts as soon as its environment is built and there is room for it. With --follow or --wait,
     Ctrl-C ends only the watching; the run goes on.
     """
     if env:
@@ -268,7 +269,10 @@ def cancel(
     *,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until they have ended.")] = False,
 ) -> None:
-    """Cancel runs: their whole process group is asked to end, and killed after the grace period."""
+    """Cancel runs.
+
+    Their whole process group is asked to end, and killed after the grace period.
+    """
     with session.client() as client:
         found = [client.runs.cancel(client.runs.find(run).id) for run in runs]
         if wait:

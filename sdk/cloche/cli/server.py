@@ -30,9 +30,9 @@ def up(
         int | None, typer.Option("--port", min=0, max=65535, help="The port; 0 takes any free one.")
     ] = None,
 ) -> None:
-    """Start Cloche on this machine: all four services in one process.
+    """Start Cloche on this machine.
 
-    In the foreground, Ctrl-C stops the services; active runs go on and are listed. A second Ctrl-C
+    All four services run in one process. In the foreground, Ctrl-C stops the services; active runs go on and are listed. A second Ctrl-C
     cancels them.
     """
     number = "" if port is None else str(port)
@@ -68,7 +68,10 @@ def down(
     ] = False,
     timeout: Annotated[str, typer.Option("--timeout", help="How long to wait for the end: 30s, 5m.")] = "60s",
 ) -> None:
-    """Stop Cloche on this machine. Active runs go on, and are taken up again by the next `cloche up`."""
+    """Stop Cloche on this machine.
+
+    Active runs go on, and are taken up again by the next `cloche up`.
+    """
     seconds = parse_duration(timeout)
     server = processes.running(session.folder)
     if server is None:

@@ -67,9 +67,9 @@ def deploy(  # noqa: PLR0913 - one parameter for each option
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it is up or has failed.")] = True,
     wait_timeout: Annotated[str, typer.Option("--timeout", help="Wait no longer than this: 10m.")] = "",
 ) -> None:
-    """Deploy a scoring service, and wait until a worker has passed its health check.
+    """Deploy a scoring service.
 
-    With --update requests are answered by the former revision until the new one is healthy.
+    Waits until a worker has passed its health check, and prints the scoring URL. With --update requests are answered by the former revision until the new one is healthy.
     """
     for one in [*(model or ()), *([env] if env else [])]:
         parse_reference(one)
