@@ -32,8 +32,8 @@ def up(
 ) -> None:
     """Start Cloche on this machine.
 
-    All four services run in one process. In the foreground, Ctrl-C stops the services; active runs go on and are listed. A second Ctrl-C
-    cancels them.
+    All four services run in one process. In the foreground, Ctrl-C stops the services; active runs go
+    on and are listed. A second Ctrl-C cancels them.
     """
     number = "" if port is None else str(port)
     if detach:

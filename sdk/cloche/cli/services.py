@@ -69,7 +69,8 @@ def deploy(  # noqa: PLR0913 - one parameter for each option
 ) -> None:
     """Deploy a scoring service.
 
-    Waits until a worker has passed its health check, and prints the scoring URL. With --update requests are answered by the former revision until the new one is healthy.
+    Waits until a worker has passed its health check, and prints the scoring URL. With --update, requests
+    are answered by the former revision until the new one is healthy.
     """
     for one in [*(model or ()), *([env] if env else [])]:
         parse_reference(one)
