@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 UV     := $(BIN)/uv
 
-.PHONY: help demo test check format bench simulate clean unit integration e2e wheel-test openapi
+.PHONY: help demo test check format bench simulate clean unit integration e2e release openapi
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -52,10 +52,10 @@ e2e: $(VENV)/.dev  ## the behaviour suite, then once more with every delivery de
 	$(BIN)/python -m pytest -q -n 8 tests/e2e
 	CLOCHE_TEST_DELAY=2 $(BIN)/python -m pytest -q -n 8 tests/e2e -m "not slow"
 
-wheel-test: $(VENV)/.dev  ## build wheel and sdist, install each with plain pip, run from there
-	$(BIN)/python tests/wheel_test.py
+release: $(VENV)/.dev  ## wheel and sdist in empty environments; README and tutorial as typed
+	$(BIN)/python -m pytest -q tests/release
 
-test: unit simulate integration e2e wheel-test  ## everything that can fail
+test: unit simulate integration e2e release  ## everything that can fail
 
 bench: $(VENV)/.dev  ## measure, each figure beside its ceiling
 	$(BIN)/python -m benchmarks

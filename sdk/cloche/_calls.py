@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import orjson
 
-from cloche._errors import from_problem
+from cloche._errors import Invalid, from_problem
 
 T = TypeVar("T")
 JSON = "application/json"
@@ -36,8 +36,18 @@ class Call:
     timeout: float = 30.0
 
     def body(self) -> bytes | Path | None:
-        """Return the body to send."""
-        return orjson.dumps(self.json) if self.json is not None else self.content
+        """Return the body to send. Raises `Invalid` (`malformed_json`) for what JSON cannot hold."""
+        if self.json is None:
+            return self.content
+        try:
+            return orjson.dumps(self.json)
+        except TypeError as error:
+            raise Invalid(
+                "malformed_json",
+                "The request holds something that cannot be sent as JSON.",
+                why=f"{error}.",
+                todo="Use texts that are UTF-8; arguments of the command line are bytes in your locale.",
+            ) from error
 
     def media_type(self) -> str:
         """Return the type of the body."""

@@ -113,6 +113,7 @@ class Positions:
             return
         temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
         try:
+            temporary.touch(mode=0o600)
             temporary.write_text(json.dumps(self._places))
             temporary.replace(self._path)
         except OSError:

@@ -1,0 +1,42 @@
+"""Every command of the README and the tutorial, as typed, on a newcomer's machine."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.release.newcomer import ROOT, environment, left_running, run, sources
+
+PAGES = ["README.md", "docs/tutorial/first-model.md"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("page", PAGES)
+def test_the_commands_of_a_page_work_as_typed(page: str, tmp_path: Path) -> None:
+    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    assert blocks
+    home = tmp_path / "home"
+    printed = run("\n".join(blocks), sources(tmp_path / "cloche"), environment(home))
+    assert "wines" in printed
+    assert left_running(home) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_readmes_python_works_as_typed(tmp_path: Path) -> None:
+    block = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert block is not None
+    home = tmp_path / "home"
+    folder = sources(tmp_path / "cloche")
+    (folder / "readme.py").write_text(block[1])
+    commands = "python3 -m venv .venv && . .venv/bin/activate && pip install -q . && cloche up -d"
+    printed = run(f"{commands}\npython readme.py\ncloche down", folder, environment(home))
+    assert "wines" in printed
+    assert left_running(home) == []
+
+
+def test_pages_link_only_to_what_exists() -> None:
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.relative_to(ROOT)} links to {target}"
