@@ -16,6 +16,7 @@ from cloche_runner.domain.endings import Verdict, judge
 from cloche_runner.domain.runs import Run, holder
 from cloche_runner.handlers import Core, read_manifest, service_origin
 from cloche_runner.metering import Meter
+from cloche_runner.permit import Permit
 from cloche_runner.ports import AttemptFiles, AttemptPaths
 from cloche_runner.prefixes import Prefixes
 from cloche_shared.contracts.files import FileEntry, Manifest
@@ -55,6 +56,7 @@ class NodeHere:
 
     parts: NodeParts
     prefixes: Prefixes
+    permit: Permit
 
 
 def attempt_id(stream: StreamId, attempt: int) -> str:
@@ -81,6 +83,7 @@ class Attempt:
         self._core = core
         self._parts = parts = node.parts
         self._prefixes = node.prefixes
+        self._permit = node.permit
         self._spec = _spec_of(run)
         self._blobs = core.space(stream.project)
         self._meter = Meter(core, parts.attempts, stream, self.id, self.fence)
@@ -121,9 +124,10 @@ class Attempt:
         if run.phase != "claimed":
             raise Unavailable("process_lost", "Its process is gone from this node.")
         spec = await self._unless_canceled(self._prepare(run))
-        await self._unless_canceled(_nothing())
+        await self._unless_canceled(self._permit.wait())
         self.process = process = await self._parts.executor.start(spec)
         self.known.set()
+        await self._permit.apply(process)
         return process
 
     async def _prepare(self, run: Run) -> ProcessSpec:
@@ -155,7 +159,7 @@ class Attempt:
             deadline=spec.deadline,
             grace=spec.grace,
             log=settings.log_bytes,
-            orphan_after=settings.orphan_after,
+            orphan_after=self._permit.orphan_after(settings.orphan_after),
         )
 
     async def _unless_canceled(self, work: Awaitable[T]) -> T:
@@ -300,10 +304,6 @@ async def _together() -> AsyncIterator[asyncio.TaskGroup]:
             yield group
     except BaseExceptionGroup as errors:
         raise errors.exceptions[0] from None
-
-
-async def _nothing() -> None:
-    return
 
 
 def _spec_of(run: Run) -> RunSpec:

@@ -13,6 +13,7 @@ from cloche_runner.attempt import OWNER, Attempt, NodeHere, NodeParts, attempt_i
 from cloche_runner.domain import nodes as node_rules
 from cloche_runner.domain.nodes import NODE_PROJECT
 from cloche_runner.handlers import Core, service_origin
+from cloche_runner.permit import Permit
 from cloche_runner.prefixes import Prefixes
 from cloche_shared.errors import Conflict, Unavailable
 from cloche_shared.journal.commit import StreamId
@@ -29,7 +30,7 @@ STALE_FENCE = "stale_fence"
 class Driver:
     """Drives one node. `caught_up` waits until this process knows what the journal said before it started."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the wiring names each of them
         self,
         core: Core,
         node: str,
@@ -38,12 +39,13 @@ class Driver:
         *,
         caught_up: Callable[[], Awaitable[None]],
         placing: Callable[[str], bool] = lambda _: False,
+        permit: Permit,
     ) -> None:
         self.node = node
         self.attempts: dict[StreamId, Attempt] = {}
         self._core = core
         self._parts = parts
-        self._here = NodeHere(parts, Prefixes(core, parts.files))
+        self._here = NodeHere(parts, Prefixes(core, parts.files), permit)
         self._devices = devices
         self._caught_up = caught_up
         self._placing = placing
@@ -186,7 +188,8 @@ class Driver:
         return self.attempts.get(stream)
 
     async def grant(self, seconds: float) -> None:
-        """Let all processes of this node live for some seconds more."""
+        """Let all processes of this node live, and others begin, for some seconds more."""
+        self._here.permit.extend(seconds)
         processes = [attempt.process for attempt in self.attempts.values() if attempt.process is not None]
         await asyncio.gather(*(process.grant(seconds) for process in processes))
 

@@ -16,14 +16,16 @@ from cloche_runner.domain.nodes import NODE_PROJECT
 from cloche_runner.domain.runs import Run
 from cloche_runner.driver import STALE_FENCE, Driver
 from cloche_runner.handlers import Core, service_origin
+from cloche_runner.permit import GRANT_SHARE
 from cloche_shared.contracts.references import Problem
 from cloche_shared.errors import Conflict, Unavailable
 from cloche_shared.journal.commit import StreamId
 from cloche_shared.ports.journal import Lease, Leases, OutcomeUnknownError
 
 _log = structlog.get_logger(__name__)
-GRANT_SHARE = 0.7
 MARGIN_S = 1.0
+AGAIN_S = 0.5
+"""Seconds before a store that did not answer is asked again."""
 MOST_DEAD = 0.5
 
 
@@ -50,11 +52,22 @@ class Membership:
         """Renew for ever, at a third of the time to live; grant after each renewal."""
         if self._driver is None:
             return
-        known = await self._leases.get(self._driver.node)
-        self._counter = known.counter if known is not None else 0
+        await self._resume(self._driver.node)
         while True:
             await self._renew_once(self._driver)
             await asyncio.sleep(self._ttl / 3)
+
+    async def _resume(self, node: str) -> None:
+        """Go on from the counter of a former process, so that observers see it change."""
+        while True:
+            try:
+                known = await self._leases.get(node)
+            except (Unavailable, OutcomeUnknownError, TimeoutError) as error:
+                _log.warning("lease_not_read", node=node, error=str(error))
+                await asyncio.sleep(AGAIN_S)
+            else:
+                self._counter = known.counter if known is not None else 0
+                return
 
     async def _renew_once(self, driver: Driver) -> None:
         self._counter += 1

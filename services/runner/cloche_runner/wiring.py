@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
+
 import cloche_runtime
 from cloche_runner.adapters.attempt_files import LocalAttemptFiles
 from cloche_runner.api import router
@@ -14,11 +16,12 @@ from cloche_runner.consumers import FOREIGN_TOPICS, OWN_TOPICS, handlers, own_fa
 from cloche_runner.driver import Driver
 from cloche_runner.handlers import SERVICE, Answers, Commands, Core, Submission, node_kind, run_kind, service_origin
 from cloche_runner.membership import Membership
+from cloche_runner.permit import Permit
 from cloche_runner.reading import Reading
 from cloche_runner.scheduling import Scheduling
 from cloche_runner.settings import RunnerSettings
 from cloche_runner.views import ACTIVE, rows_of
-from cloche_shared.bus.dispatch import BatchConsumer, Consumer
+from cloche_shared.bus.dispatch import TRANSIENT, BatchConsumer, Consumer
 from cloche_shared.bus.projector import Projection, Projector
 from cloche_shared.bus.relay import Relay
 from cloche_shared.journal.commit import StreamId
@@ -34,6 +37,10 @@ CODE_VERSION = "1"
 PAGE = 500
 _CATCH_UP_PAUSE = 1.0
 """Seconds without anything new after which the lists count as caught up."""
+_LOAD_AGAIN_S = 1.0
+"""Seconds before a store that did not answer is asked again."""
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +114,7 @@ class Runner:
             node.devices,
             caught_up=self._caught_up,
             placing=self.scheduling.placing.__contains__,
+            permit=Permit(self._platform.clock, None if self._platform.exclusive else self._settings.lease),
         )
 
     def _attempt_here(self, stream: StreamId) -> Attempt | None:
@@ -180,14 +188,29 @@ class Runner:
         see = seen(self.core)
         async with self._platform.bus.tail(OWN_TOPICS) as subscription:
             while True:
-                batch = await subscription.fetch()
-                await see([delivery.event for delivery in batch if delivery.event is not None])
+                try:
+                    batch = await subscription.fetch()
+                    await see([delivery.event for delivery in batch if delivery.event is not None])
+                except TRANSIENT as error:
+                    _log.warning("events_missed", error=str(error))
+                    await self._look_again()
 
     async def _reload(self) -> None:
         """Look at everything active now and then, whatever events were missed."""
         while True:
             await asyncio.sleep(self._settings.sweep_every)
-            await self.load()
+            await self._look_again()
+
+    async def _look_again(self) -> None:
+        """Look at everything active, as soon as the store answers."""
+        while True:
+            try:
+                await self.load()
+            except TRANSIENT as error:
+                _log.warning("load_failed", error=str(error))
+                await asyncio.sleep(_LOAD_AGAIN_S)
+            else:
+                return
 
     async def cancel_all(self) -> int:
         """Ask every run to end that has not ended; return how many those were."""
