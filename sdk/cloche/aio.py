@@ -27,7 +27,8 @@ class AsyncClient:
     """A connection to Cloche, for asyncio. `Client` is the same for ordinary code.
 
     Without arguments it finds the server of this machine (in the data folder `home`), or what
-    `CLOCHE_URL`, `CLOCHE_TOKEN` and `CLOCHE_PROJECT` name. Every method may raise a `ClocheError`, whose `code` never changes.
+    `CLOCHE_URL`, `CLOCHE_TOKEN` and `CLOCHE_PROJECT` name. Every method may raise a `ClocheError`,
+    whose `code` never changes.
     """
 
     def __init__(

@@ -28,7 +28,8 @@ class Client:
     """A connection to Cloche, for ordinary code. `AsyncClient` is the same for asyncio.
 
     Without arguments it finds the server of this machine (in the data folder `home`), or what
-    `CLOCHE_URL`, `CLOCHE_TOKEN` and `CLOCHE_PROJECT` name. Every method may raise a `ClocheError`, whose `code` never changes.
+    `CLOCHE_URL`, `CLOCHE_TOKEN` and `CLOCHE_PROJECT` name. Every method may raise a `ClocheError`,
+    whose `code` never changes.
     """
 
     def __init__(
