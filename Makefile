@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 UV     := $(BIN)/uv
 
-.PHONY: help demo test check format bench simulate clean unit integration e2e release openapi
+.PHONY: help demo test check format bench simulate clean unit integration e2e release reference
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -31,9 +31,11 @@ check: $(VENV)/.dev  ## formatting, lint, types, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m cloche._openapi --check
+	$(BIN)/python docs/generate.py --check
 
-openapi: $(VENV)/.dev  ## make the OpenAPI document anew
+reference: $(VENV)/.dev  ## make the OpenAPI document and the reference pages anew
 	$(BIN)/python -m cloche._openapi
+	$(BIN)/python docs/generate.py
 
 format: $(VENV)/.dev  ## format and fix what can be fixed
 	$(BIN)/ruff format .

@@ -22,7 +22,7 @@ def main() -> int:
     if "--check" in sys.argv:
         if path.is_file() and path.read_bytes() == made:
             return 0
-        sys.stderr.write(f"{OPENAPI} is out of date: run `make openapi`.\n")
+        sys.stderr.write(f"{OPENAPI} is out of date: run `make reference`.\n")
         return 1
     path.write_bytes(made)
     return 0

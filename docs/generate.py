@@ -1,0 +1,111 @@
+"""Makes the reference pages that follow from the code: `python docs/generate.py [--check]`."""
+
+import inspect
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import BaseModel, SecretStr
+
+import cloche_shared.contracts.facts as contracts
+from cloche._embedded import Settings
+from cloche_shared.contracts.fact import Fact, fact_type
+
+HERE = Path(__file__).parent / "reference"
+RULERS = ("registry", "builder", "runner", "deployer", "everybody")
+
+
+def settings_page() -> str:
+    """Return the table of every setting."""
+    lines = [
+        "# Settings",
+        "",
+        "Made from the code by `docs/generate.py`. A setting is read from the environment, else from",
+        "`config.toml` in the data folder, else it has its default; `cloche config show --sources` says which.",
+        "`http.port` is `CLOCHE_HTTP__PORT` in the environment, and `port` under `[http]` in the file.",
+    ]
+    for name, field in Settings.model_fields.items():
+        section = field.annotation
+        if not inspect.isclass(section) or not issubclass(section, BaseModel):
+            continue
+        text = inspect.cleandoc(section.__doc__ or "")
+        lines += ["", f"## {name}", "", *text.splitlines(), "", "| Setting | Default | |", "|---|---|---|"]
+        lines += list(_rows(name, section))
+    return "\n".join(lines) + "\n"
+
+
+def _rows(section: str, model: type[BaseModel]) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        shown = "(secret)" if isinstance(default, SecretStr) else _shown(default)
+        yield f"| `{section}.{name}` | {shown} | {field.description or ''} |"
+
+
+def _shown(default: object) -> str:
+    if default in (None, "", ()):
+        return "–"
+    if isinstance(default, BaseModel):
+        return "no packages"
+    return f"`{default}`"
+
+
+def events_page() -> str:
+    """Return every fact and answer with its fields, by owner."""
+    lines = [
+        "# Events",
+        "",
+        "Made from the code by `docs/generate.py`. Every event is a CloudEvent 1.0; its `subject` is the",
+        "aggregate it is about (`run/default/<id>`), `sequence` its number there, `correlationid` the whole",
+        "chain, `causationid` the event that it follows. Within a major version fields are only added, so",
+        "readers ignore what they do not know. See them live with `cloche events tail`.",
+        "",
+        "An event may be delivered more than once, and in order only per aggregate: decide by `id` or by state.",
+    ]
+    for owner, facts in _by_owner().items():
+        lines += ["", f"## {owner}"]
+        for fact in facts:
+            lines += ["", f"### {fact.__name__}", "", f"`{fact_type(fact)}`: {' '.join((fact.__doc__ or '').split())}"]
+            if fact.model_fields:
+                lines += ["", "| Field | Type | |", "|---|---|---|"]
+            for name, field in fact.model_fields.items():
+                needed = "" if field.is_required() else "optional"
+                lines.append(f"| `{name}` | `{_type(field.annotation)}` | {needed} |")
+    return "\n".join(lines) + "\n"
+
+
+def _type(annotation: object) -> str:
+    text = annotation.__name__ if inspect.isclass(annotation) else str(annotation)
+    for module in ("typing.", "cloche_shared.contracts.references.", "cloche_shared.contracts.definition."):
+        text = text.replace(module, "")
+    for module in ("runs", "services", "common", "facts"):
+        text = text.replace(f"cloche_shared.contracts.{module}.", "")
+    return text.replace("|", "or")
+
+
+def _by_owner() -> dict[str, list[type[Fact]]]:
+    """Return the facts under the rulers of their module, in its order."""
+    found: dict[str, list[type[Fact]]] = {}
+    owner = ""
+    for line in inspect.getsource(contracts).splitlines():
+        if line.startswith("# --- "):
+            owner = next(ruler for ruler in RULERS if ruler in line)
+        elif line.startswith("class ") and line.endswith("(Fact):"):
+            found.setdefault(owner, []).append(getattr(contracts, line[6:-7]))
+    return found
+
+
+def main() -> int:
+    """Write the pages, or with `--check` say which is out of date."""
+    pages = {"settings.md": settings_page(), "events.md": events_page()}
+    if "--check" not in sys.argv:
+        for name, text in pages.items():
+            (HERE / name).write_text(text)
+        return 0
+    stale = [name for name, text in pages.items() if not (HERE / name).exists() or (HERE / name).read_text() != text]
+    if stale:
+        sys.stderr.write(f"Out of date: {', '.join(stale)}. Run `make reference`.\n")
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
