@@ -58,11 +58,12 @@ def test_a_variable_must_have_a_name_that_the_environment_takes() -> None:
 
 
 def test_gpus_are_a_number_and_perhaps_a_kind() -> None:
+    assert parse_gpus("") == Gpus(0)
     assert parse_gpus("2") == Gpus(2)
     assert parse_gpus("1:H200") == Gpus(1, "H200")
 
 
-@pytest.mark.parametrize("text", ["", "many", "1:", ":H200", "-1"])
+@pytest.mark.parametrize("text", ["many", "1:", ":H200", "-1"])
 def test_what_is_not_a_number_of_gpus_is_refused(text: str) -> None:
     with pytest.raises(Invalid) as caught:
         parse_gpus(text)

@@ -61,7 +61,9 @@ class Gpus:
 
 
 def parse_gpus(text: str) -> Gpus:
-    """Read `2` or `1:H200`. Raises `Invalid` (`invalid_gpus`)."""
+    """Read `2` or `1:H200`; an empty text asks for none. Raises `Invalid` (`invalid_gpus`)."""
+    if not text:
+        return Gpus()
     count, _, kind = text.partition(":")
     if not count.isdigit() or not count.isascii() or (":" in text and not kind):
         raise Invalid("invalid_gpus", f"{text!r} is not a number of GPUs.", todo="Write 2, or 1:H200 for a kind.")
@@ -97,6 +99,13 @@ def parse_reference(text: str) -> Reference:
     if not rest.isdigit() or not rest.isascii():
         raise _not_a_reference(text)
     return Reference(name, version=rest)
+
+
+def check_references(*texts: str) -> None:
+    """Check what names something, before anything is sent; empty texts name nothing, and may."""
+    for text in texts:
+        if text:
+            parse_reference(text)
 
 
 def _split(text: str) -> tuple[str, str, str]:

@@ -10,7 +10,7 @@ import typer
 from cloche._views import Run
 from cloche.cli import follow as following
 from cloche.cli.options import command
-from cloche.cli.parsing import parse_duration, parse_gpus, parse_pairs, parse_reference, parse_size
+from cloche.cli.parsing import check_references, parse_duration, parse_gpus, parse_pairs, parse_size
 from cloche.cli.session import Session
 from cloche.cli.state import ACTIVE
 from cloche.cli.text import Table, age, cell, duration, named, one_line, seconds_between, size
@@ -80,11 +80,8 @@ def submit(  # noqa: PLR0913 - one parameter for each option
     It starts as soon as its environment is built and there is room for it. With --follow or --wait,
     Ctrl-C ends only the watching; the run goes on.
     """
-    if env:
-        parse_reference(env)
-    for one in model or ():
-        parse_reference(one)
-    wanted = parse_gpus(gpus) if gpus else parse_gpus("0")
+    check_references(env, *(model or ()))
+    wanted = parse_gpus(gpus)
     with session.client() as client:
         run = client.runs.submit(
             script,

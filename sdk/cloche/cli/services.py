@@ -12,7 +12,7 @@ from cloche._views import Service
 from cloche.cli import exits
 from cloche.cli.follow import pauses
 from cloche.cli.options import command
-from cloche.cli.parsing import parse_duration, parse_gpus, parse_pairs, parse_reference, parse_size
+from cloche.cli.parsing import check_references, parse_duration, parse_gpus, parse_pairs, parse_size
 from cloche.cli.session import Session
 from cloche.cli.text import Table, cell, named, size
 
@@ -72,9 +72,8 @@ def deploy(  # noqa: PLR0913 - one parameter for each option
     Waits until a worker has passed its health check, and prints the scoring URL. With --update, requests
     are answered by the former revision until the new one is healthy.
     """
-    for one in [*(model or ()), *([env] if env else [])]:
-        parse_reference(one)
-    wanted = parse_gpus(gpus) if gpus else parse_gpus("0")
+    check_references(env, *(model or ()))
+    wanted = parse_gpus(gpus)
     with session.client() as client:
         found: Service = client.services.deploy(
             name,
