@@ -43,7 +43,7 @@ def _rows(section: str, model: type[BaseModel]) -> Iterator[str]:
 
 def _shown(default: object) -> str:
     if default in (None, "", ()):
-        return "–"
+        return ""
     if isinstance(default, BaseModel):
         return "no packages"
     return f"`{default}`"
