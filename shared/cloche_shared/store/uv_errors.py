@@ -14,6 +14,7 @@ _CREDENTIALS = re.compile(r"(?<=://)[^/@\s\"'<>]+@")
 _NOT_FOUND = re.compile(
     r"(?:Because |and )?(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*) was not found in the (?:package registry|cache|provided)"
 )
+_BROKEN = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*?)(?:==\S+)? has an invalid package format")
 _NO_VERSION = re.compile(r"(?:no versions? of|only) (?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)")
 _AUTH = re.compile(r"\b(401 Unauthorized|403 Forbidden|407 Proxy)", re.IGNORECASE)
 _UNREACHABLE = re.compile(
@@ -68,14 +69,15 @@ def _unreachable(lines: Sequence[str]) -> Failed | None:
     )
 
 
-def _names(requirements: Sequence[str]) -> dict[str, str]:
-    names: dict[str, str] = {}
+def _names(requirements: Sequence[str]) -> dict[str, list[str]]:
+    names: dict[str, list[str]] = {}
     for line in requirements:
         text = line.split(" --hash=")[0]
         try:
-            names[canonicalize_name(Requirement(text).name)] = text
+            name = canonicalize_name(Requirement(text).name)
         except InvalidRequirement:
             continue
+        names.setdefault(name, []).append(text)
     return names
 
 
@@ -88,6 +90,9 @@ def _solution(lines: Sequence[str], requirements: Sequence[str]) -> Failed | Non
     text = _joined(lines)
     if "No solution found" not in text and "unsatisfiable" not in text and "not found in the" not in text:
         return None
+    broken = _BROKEN.search(text)
+    if broken:
+        return _broken(canonicalize_name(broken["name"]), text)
     missing = _NOT_FOUND.search(text)
     if missing:
         name = canonicalize_name(missing["name"])
@@ -103,21 +108,31 @@ def _solution(lines: Sequence[str], requirements: Sequence[str]) -> Failed | Non
     versionless = _NO_VERSION.search(text)
     if versionless and len(named) <= 1:
         return _no_version(canonicalize_name(versionless["name"]), text, wanted)
-    listed = ", ".join(wanted[name] for name in named) or "the packages"
+    clashing = [line for name in named for line in wanted[name]]
     return _failed(
         "solver_conflict",
-        f"These requirements cannot be met together: {listed}.",
+        f"These requirements cannot be met together: {', '.join(clashing) or 'the packages'}.",
         _because(text),
         "Loosen or remove one of them.",
         named[0] if named else None,
-        requirements=[wanted[name] for name in named],
+        requirements=clashing,
     )
 
 
-def _no_version(name: str, text: str, wanted: dict[str, str]) -> Failed:
+def _broken(name: str, text: str) -> Failed:
+    return _failed(
+        "invalid_wheel",
+        f"The wheel of {name} cannot be installed.",
+        _because(text),
+        "Use another version of the package; this file breaks the wheel format or is damaged.",
+        name,
+    )
+
+
+def _no_version(name: str, text: str, wanted: dict[str, list[str]]) -> Failed:
     return _failed(
         "package_not_found",
-        f"The index has no version of {name} that matches {wanted.get(name, name)}.",
+        f"The index has no version of {name} that matches {', '.join(wanted.get(name, [name]))}.",
         _because(text),
         "Ask for a version that exists for this Python and platform.",
         name,

@@ -365,11 +365,15 @@ def decide_end(build: Build, result: ImageBuilt | ImageBuildFailed) -> Decision:
 def problem_of(error: ClocheError) -> Problem:
     """Return an error as it goes into facts."""
     message = " ".join(part for part in (error.what, error.why) if part)
-    extra: dict[str, object] = {
-        name: value if isinstance(value, str | int | float | None) else str(value)
-        for name, value in error.extra.items()
-    }
+    extra: dict[str, object] = {name: _plain(value) for name, value in error.extra.items()}
     return Problem(code=error.code, message=message, todo=error.todo, extra=extra)
+
+
+def _plain(value: object) -> object:
+    """Return what JSON can hold: simple values and lists of texts."""
+    if isinstance(value, list | tuple):
+        return [str(one) for one in value]
+    return value if isinstance(value, str | int | float | None) else str(value)
 
 
 CANCELED: Final = Problem(

@@ -131,6 +131,11 @@ class WheelStore:
                 folders = await asyncio.to_thread(_make_folders, folder, contents)
                 made = await self._unpack(wheel, folder / "tree", contents, interpreter)
             await asyncio.to_thread(self._finish, folder, _plan(key, artefact, contents, folders, made))
+        except Failed as error:
+            if error.code in {"invalid_wheel", "unsafe_archive"}:
+                error.what = f"The wheel of {artefact.name} {artefact.version} cannot be installed."
+                error.extra["package"] = artefact.name
+            raise
         except OSError as error:
             found = disk_error(error)
             raise Failed(found.code, found.what, why=found.why, todo=found.todo) from error
