@@ -10,7 +10,7 @@ import re
 import shutil
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +61,7 @@ class UvResolver:
         self, root: Path, interpreters: Interpreters, *, default_index: str = PUBLIC_INDEX, managed: bool = True
     ) -> None:
         self._root = root.absolute()
+        self._own_paths = re.compile(re.escape(f"{self._root}/") + r"(tmp/[a-z]+-[^/\s]+/)?")
         self._interpreters = interpreters
         self._default_index = default_index
         self._managed = managed
@@ -137,6 +138,11 @@ class UvResolver:
         if folder.parent == self._root / "tmp":
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
+    def _shown(self, raw: bytes) -> str:
+        """Return a line of uv's as users may see it: without credentials, control characters and paths of ours."""
+        line = without_secrets(raw.decode("utf-8", "replace").rstrip())
+        return self._own_paths.sub("", re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", "", line))
+
     def _make_folder(self, purpose: str) -> Path:
         parent = self._root / "tmp"
         parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -174,7 +180,7 @@ class UvResolver:
         )
         try:
             async with asyncio.timeout(seconds):
-                lines = await _follow(process, say)
+                lines = await _follow(process, self._shown, say)
                 return _Finished(await process.wait(), lines)
         except TimeoutError:
             raise _too_slow(seconds, package) from None
@@ -234,7 +240,7 @@ def _named_copy(folder: Path, filename: str, sdist: str) -> Path:
     return Path(shutil.copyfile(sdist, folder / name))
 
 
-async def _follow(process: asyncio.subprocess.Process, say: Say) -> tuple[str, ...]:
+async def _follow(process: asyncio.subprocess.Process, shown: Callable[[bytes], str], say: Say) -> tuple[str, ...]:
     """Pass uv's lines on as they come and return the last of them."""
     kept: list[str] = []
     if process.stderr is None:
@@ -246,7 +252,7 @@ async def _follow(process: asyncio.subprocess.Process, say: Say) -> tuple[str, .
             continue  # a line of more than 1 MiB is dropped
         if not raw:
             return tuple(kept)
-        line = re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", "", without_secrets(raw.decode("utf-8", "replace").rstrip()))
+        line = shown(raw)
         kept = [*kept[-KEPT_LINES:], line]
         if line.strip():
             await say(line)
