@@ -80,7 +80,7 @@ async def test_a_requirements_file_is_a_definition(world: World) -> None:
             "/requirements",
         ),
         ({"name": "a", "definition": {}, "colour": 1}, "unknown_field", "/colour"),
-        ({"name": "../a", "definition": {}}, "invalid_field", "/name"),
+        ({"name": "../a", "definition": {}}, "invalid_name", "/name"),
     ],
 )
 async def test_what_is_wrong_in_a_definition_is_pointed_at(

@@ -1,6 +1,6 @@
 """What all contracts share: strict models, names, digests."""
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
@@ -17,7 +17,9 @@ class Lenient(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
 
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,254}$")]
+NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,254}$"
+
+Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 """A name of an environment, model, service or project."""
 
 Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]

@@ -58,6 +58,8 @@ class App:
 def create_app(routers: Iterable[APIRouter], parts: AppParts) -> App:
     """Return the app. Raises `Internal` (`unguarded_route`) when a route names no action."""
     api = _fastapi(parts.version.version)
+    routers = tuple(routers)
+    api.state.known = [route for one in routers for route in one.routes if isinstance(route, APIRoute)]
     api.include_router(system_router(parts.version, parts.checks, parts.front.drain, parts.figures))
     for one in routers:
         _refuse_unguarded(one.routes)
@@ -110,7 +112,15 @@ async def _on_error(request: Request, error: Exception) -> Response:
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     found = cast("HTTPException", error)
-    return _problem(request, routing_error(found.status_code, found.headers))
+    return _problem(request, routing_error(found.status_code, _methods(request) or found.headers))
+
+
+def _methods(request: Request) -> dict[str, str]:
+    """Return the `Allow` header of a path: the router itself names the first route's methods only."""
+    path = request.scope["path"].removeprefix(PREFIX)
+    routes: list[APIRoute] = request.app.state.known
+    found = {method for route in routes if route.path_regex.match(path) for method in route.methods or ()}
+    return {"allow": ", ".join(sorted(found))} if found else {}
 
 
 async def _on_invalid(request: Request, error: Exception) -> Response:

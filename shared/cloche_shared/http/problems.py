@@ -11,6 +11,7 @@ from typing import Final
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
+from cloche_shared.contracts.common import NAME_PATTERN
 from cloche_shared.errors import (
     ClocheError,
     Conflict,
@@ -154,11 +155,20 @@ _CODES: Final[Mapping[str, str]] = {
 }
 
 
+_NAME_RULE: Final = "A name has 1 to 255 letters, digits, `.`, `_` and `-` (ASCII), and begins with a letter or digit."
+
+
 def _code(kind: str) -> str:
     if kind in _CODES:
         return _CODES[kind]
     typed = kind.endswith(("_type", "_parsing")) or kind.startswith(("model_attributes", "is_instance"))
     return "invalid_type" if typed else "invalid_field"
+
+
+def _violation(pointer: str, kind: str, message: str) -> Violation:
+    if kind == "string_pattern_mismatch" and NAME_PATTERN in message:
+        return Violation(pointer, "invalid_name", _NAME_RULE)
+    return Violation(pointer, _code(kind), f"{message}.")
 
 
 def pointer_of(location: Sequence[object]) -> str:
@@ -178,7 +188,7 @@ def invalid_from(errors: Iterable[Mapping[str, object]], prefix: Sequence[object
     for error in errors:
         location = error.get("loc")
         where = (*prefix, *(location if isinstance(location, tuple | list) else ()))
-        violations.append(Violation(pointer_of(where), _code(str(error.get("type"))), f"{error.get('msg')}."))
+        violations.append(_violation(pointer_of(where), str(error.get("type")), str(error.get("msg"))))
         if len(violations) == 50:  # noqa: PLR2004 - more would help nobody and cost bytes
             break
     first = violations[0] if violations else Violation("", "invalid_field", "The request is not valid.")

@@ -1,13 +1,16 @@
 """Routers whose routes read JSON strictly and document every answer."""
 
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
+from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
-from cloche_shared.http.problems import problem_responses
+from cloche_shared.http.problems import invalid_from, problem_responses
 from cloche_shared.http.strict_json import RawJson, parse
+
+_UNKNOWN: Final = "This route has no such parameter"
 
 
 class _StrictRequest(Request):
@@ -22,12 +25,16 @@ class StrictRoute(APIRoute):
     """A route whose JSON body is checked by `strict_json.parse` first."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return the handler; without a body it is FastAPI's own."""
+        """Return the handler: FastAPI's own behind the checks of query and body."""
         inner = super().get_route_handler()
-        if self.body_field is None:
-            return inner
+        known = frozenset(_query_names(self.dependant))
+        has_body = self.body_field is not None
 
         async def handler(request: Request) -> Response:
+            if request.scope["query_string"]:
+                _refuse_unknown(request, known)
+            if not has_body:
+                return await inner(request)
             strict = _StrictRequest(request.scope, request.receive)
             raw = await strict.body()
             if raw:
@@ -35,6 +42,21 @@ class StrictRoute(APIRoute):
             return await inner(strict)
 
         return handler
+
+
+def _query_names(dependant: Dependant) -> Iterator[str]:
+    yield from (param.alias for param in dependant.query_params)
+    for inner in dependant.dependencies:
+        yield from _query_names(inner)
+
+
+def _refuse_unknown(request: Request, known: frozenset[str]) -> None:
+    """Raise `Invalid` (`unknown_field`) for a query that the route does not have: no filter is silently lost."""
+    unknown = [name for name in request.query_params if name not in known]
+    if unknown:
+        raise invalid_from(
+            [{"loc": ("query", name[:256]), "type": "extra_forbidden", "msg": _UNKNOWN} for name in unknown]
+        )
 
 
 def router(tag: str, prefix: str = "") -> APIRouter:
