@@ -195,6 +195,8 @@ def _parse(text: str) -> Requirement:
         raise _FaultError("invalid_requirement", f"{text[:200]!r} is no requirement: {_first(error)}") from None
     if requirement.url is not None:
         _check_url(requirement.url)
+    if any(not specifier.version for specifier in requirement.specifier):
+        raise _FaultError("invalid_requirement", f"{text[:200]!r} is no requirement: a version is missing.")
     return requirement
 
 
@@ -215,6 +217,7 @@ def _check_url(url: str) -> None:
 
 
 def _is_local(host: str) -> bool:
+    host = host.rstrip(".")
     if host == "localhost" or host.endswith((".localhost", ".local", ".internal")) or "." not in host:
         return True
     try:
