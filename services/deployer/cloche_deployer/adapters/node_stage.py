@@ -153,7 +153,7 @@ class NodeWorkers:
         return self._log
 
     async def tail(self) -> bytes:
-        parts = [await _tail_of(worker.process, LOG_KEPT) for worker in self._living.values()]
+        parts = [await _tail_of(worker.process, LOG_KEPT) for worker in tuple(self._living.values())]
         return b"".join(parts)
 
     async def follow(self) -> AsyncIterator[bytes]:
