@@ -65,7 +65,12 @@ def user_trace(error: BaseException) -> str:
         if not (name.startswith((here, "<frozen importlib")) or os.sep + "importlib" + os.sep in name):
             break
         trace = trace.tb_next
-    return "".join(traceback.format_exception(type(error), error, trace))
+    return _relative("".join(traceback.format_exception(type(error), error, trace)))
+
+
+def _relative(text: str) -> str:
+    """Return a trace that names the user's files as they were deployed, not where they lie on this machine."""
+    return text.replace(os.path.abspath(os.environ.get("AML_APP_ROOT", ".")) + os.sep, "")
 
 
 class Script:
@@ -307,4 +312,4 @@ def _import_failure(error: BaseException) -> Tuple[str, str]:
 
 
 def _syntax(error: SyntaxError) -> str:
-    return "".join(traceback.format_exception_only(type(error), error))
+    return _relative("".join(traceback.format_exception_only(type(error), error)))
