@@ -8,7 +8,7 @@ import typer
 
 from cloche._errors import Failed, NotFound
 from cloche._views import Build, Problem
-from cloche.cli.exits import exit_code_of_problem
+from cloche.cli.exits import MISSING, exit_code_of_problem
 from cloche.cli.follow import pauses
 from cloche.cli.options import command
 from cloche.cli.parsing import parse_duration, parse_reference
@@ -98,7 +98,7 @@ def failed(found: Build) -> Failed | NotFound:
     problem = problem_of(found)
     if problem is None:
         return Failed("build_failed", "The build failed.", todo=f"See its log: `cloche build logs {found.id}`.")
-    kind = NotFound if exit_code_of_problem(problem.code) != 1 and problem.code == "environment_not_found" else Failed
+    kind = NotFound if exit_code_of_problem(problem.code) == MISSING else Failed
     return kind(
         problem.code,
         f"The build failed: {problem.message}",

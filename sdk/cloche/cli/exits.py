@@ -35,10 +35,13 @@ def _by_kind(error: ClocheError) -> int:
 
 
 def exit_code_of_problem(code: str) -> int:
-    """Return the exit code for the problem that ended a run, a build or a deployment."""
-    if code.endswith("_not_found"):
-        return MISSING
-    return FAILURE
+    """Return the exit code for the problem that ended a run, a build or a deployment.
+
+    An environment or model that does not exist was named by the user; a package that does not exist
+    is a failure of the build.
+    """
+    named = code.startswith(("environment_", "model_", "label_"))
+    return MISSING if named and code.endswith(("_not_found", "_deleted")) else FAILURE
 
 
 def shown(error: BaseException) -> dict[str, object]:
