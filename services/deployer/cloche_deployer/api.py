@@ -246,3 +246,4 @@ async def _followed(driver: Driver, stream: StreamId) -> AsyncIterator[ServerEve
     if living:
         async for chunk in living[-1].follow():
             yield ServerEvent(chunk.decode(errors="replace"))
+    yield ServerEvent("{}", event="end")

@@ -19,6 +19,7 @@ from cloche_deployer.scoring.pool import PoolSettings, WorkerPool
 from cloche_deployer.scoring.ports import Connector
 from cloche_deployer.scoring.target import RoutingTable, ServiceTarget, TargetSettings, digest
 from cloche_deployer.settings import DeployerSettings
+from cloche_shared.bus.dispatch import TRANSIENT
 from cloche_shared.contracts.references import Problem
 from cloche_shared.errors import ClocheError, Unavailable
 from cloche_shared.journal.commit import Origin, StreamId
@@ -129,8 +130,8 @@ class Driver:
                 state = (await self._streams.get(stream)).state
                 self._route(stream, state, tended)
                 self._reconcile(stream, state, tended)
-            except ClocheError as error:
-                _log.warning("tend_failed", service=str(stream), error=str(error))
+            except Exception:  # noqa: BLE001 - a tender or bring-up that ended would leave its service as it is for ever
+                _log.exception("tend_failed", service=str(stream))
                 await asyncio.sleep(self._settings.retry_pause)
                 continue
             await tended.wake.wait()
@@ -178,13 +179,32 @@ class Driver:
                 await self._keep_log(tended, serving)
                 await self._end(serving, drain=0.0)
                 if not isinstance(error, Unavailable) and revision.stage != "deployed":
-                    await self._failed(stream, revision, error)
-                    return
+                    failure = error
+                    break
                 # what served before is brought up again however long that takes
                 _log.warning("workers_not_started", service=str(stream), revision=revision.number, error=str(error))
                 await asyncio.sleep(self._settings.retry_pause)
+            except Exception:  # noqa: BLE001 - a tender or bring-up that ended would leave its service as it is for ever
+                _log.exception("workers_not_started", service=str(stream), revision=revision.number)
+                await self._end(serving, drain=0.0)
+                await asyncio.sleep(self._settings.retry_pause)
             else:
-                break
+                await self._surely(stream, lambda: self._give_traffic(stream, tended, revision, pool))
+                return
+        await self._surely(stream, lambda: self._failed(stream, revision, failure))
+
+    async def _surely(self, stream: StreamId, step: Callable[[], Awaitable[None]]) -> None:
+        """Do a step that can be done again, until the store has answered."""
+        while True:
+            try:
+                await step()
+            except TRANSIENT as error:
+                _log.warning("service_waits", service=str(stream), error=str(error))
+                await asyncio.sleep(self._settings.retry_pause)
+            else:
+                return
+
+    async def _give_traffic(self, stream: StreamId, tended: _Tended, revision: Revision, pool: WorkerPool) -> None:
         origin = await self._origin_of(stream, revision.number)
         url = f"{self._base_url()}/api/v1/services/{stream.id}/score"
         await self._streams.change(stream, origin, lambda state: decide_deployed(state, revision.number, url))

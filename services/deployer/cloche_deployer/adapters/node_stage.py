@@ -147,7 +147,19 @@ class NodeWorkers:
             env=env,
             limits=self._spec.limits,
         )
-        return self._worker(await self._parts.executor.start(spec))
+        starting = asyncio.ensure_future(self._parts.executor.start(spec))
+        try:
+            return self._worker(await asyncio.shield(starting))
+        except asyncio.CancelledError:
+            await self._undo(starting)
+            raise
+
+    async def _undo(self, starting: "asyncio.Future[Process]") -> None:
+        """End a process whose start was given up, so that none is left without an owner."""
+        process = await starting
+        await process.cancel(grace=0.0)
+        await process.wait()
+        await self._parts.executor.forget(process.id)
 
     def log(self) -> bytes:
         return self._log
