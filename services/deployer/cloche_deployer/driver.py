@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 
@@ -172,14 +173,16 @@ class Driver:
 
     async def _bring_up(self, stream: StreamId, tended: _Tended, serving: Serving, revision: Revision) -> None:
         """Start a revision's workers; then give it the traffic, or say why not."""
+        outcome: WorkerPool | ClocheError
         while True:
             try:
-                pool = await self._start(stream, serving, revision)
+                outcome = await self._start(stream, serving, revision)
+                break
             except ClocheError as error:
                 await self._keep_log(tended, serving)
                 await self._end(serving, drain=0.0)
                 if not isinstance(error, Unavailable) and revision.stage != "deployed":
-                    failure = error
+                    outcome = error
                     break
                 # what served before is brought up again however long that takes
                 _log.warning("workers_not_started", service=str(stream), revision=revision.number, error=str(error))
@@ -188,10 +191,12 @@ class Driver:
                 _log.exception("workers_not_started", service=str(stream), revision=revision.number)
                 await self._end(serving, drain=0.0)
                 await asyncio.sleep(self._settings.retry_pause)
-            else:
-                await self._surely(stream, lambda: self._give_traffic(stream, tended, revision, pool))
-                return
-        await self._surely(stream, lambda: self._failed(stream, revision, failure))
+        if isinstance(outcome, ClocheError):
+            failure = outcome
+            await self._surely(stream, lambda: self._failed(stream, revision, failure))
+        else:
+            pool = outcome
+            await self._surely(stream, partial(self._give_traffic, stream, tended, revision, pool))
 
     async def _surely(self, stream: StreamId, step: Callable[[], Awaitable[None]]) -> None:
         """Do a step that can be done again, until the store has answered."""
