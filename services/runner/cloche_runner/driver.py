@@ -111,7 +111,7 @@ class Driver:
 
     async def run(self) -> None:
         """Drive for ever."""
-        janitor = asyncio.create_task(self._clean_up_once(), name="runner-janitor")
+        janitor = asyncio.create_task(self._clean_up(), name="runner-janitor")
         try:
             while True:
                 self._take_up()
@@ -121,17 +121,21 @@ class Driver:
             await asyncio.gather(janitor, return_exceptions=True)
             await self._let_go()
 
-    async def _clean_up_once(self) -> None:
-        await self._caught_up()
-        self._take_up()
-        await self.sweep_holders()
-        await self.end_strangers()
+    async def _clean_up(self) -> None:
+        """Clean up after the former owner once; look for what crashes left now and then."""
+        core, is_clean = self._core, False
         while True:
-            await asyncio.sleep(self._core.settings.sweep_every)
             try:
+                if not is_clean:
+                    await self._caught_up()
+                    self._take_up()
                 await self.sweep_holders()
-            except (Unavailable, OutcomeUnknownError) as error:
+                if not is_clean:
+                    await self.end_strangers()
+                    is_clean = True
+            except (Unavailable, OutcomeUnknownError, TimeoutError) as error:
                 _log.warning("sweep_failed", error=str(error))
+            await asyncio.sleep(core.settings.sweep_every)
 
     def _take_up(self) -> None:
         """Begin to drive what was claimed for this node and is not driven yet."""
