@@ -194,7 +194,9 @@ class _Run:
             self._claim(entry, name, data)
         elif name in {"RunStarted", "RunFinalizing", "RunMeasured", "AttemptLost"}:
             self._hold(name, data)
-        elif (name == "RunCompleted" and self.phase != "finalizing") or (name == "RunRequeued" and self.phase not in _HELD):
+        elif (name == "RunCompleted" and self.phase != "finalizing") or (
+            name == "RunRequeued" and self.phase not in _HELD
+        ):
             self.refuse(name, f"follows {self.phase}")
         self.phase = _PHASES.get(name, self.phase)
 

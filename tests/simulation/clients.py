@@ -25,6 +25,14 @@ from tests.simulation.record import Op
 from tests.simulation.world import LostError, World
 
 Ask = Callable[[Any], Awaitable[Mapping[str, Any]]]
+THEMES = {
+    "everything": (5, 6, 2, 1, 2, 1, 1),
+    "runs": (1, 10, 2, 0, 0, 0, 0),
+    "zombies": (1, 10, 1, 0, 0, 0, 0),
+    "environments": (10, 2, 0, 2, 0, 0, 1),
+    "services": (2, 2, 0, 1, 6, 2, 0),
+}
+"""How often clients register, run, cancel, register a model, deploy, delete a service, and build."""
 PROJECTS = ("default", "other")
 NAMES = ("sk", "torch")
 GIB = 1 << 30
@@ -52,11 +60,11 @@ class Client:
 
     async def work(self, steps: int, within: float) -> None:
         """Do so many things at random moments within a time."""
-        draw = self._draw
+        draw, pause = self._draw, 2 * within / steps
         chores = (self._register, self._run, self._cancel, self._model, self._deploy, self._undeploy, self._build)
         for _ in range(steps):
-            await asyncio.sleep(draw.uniform(0.0, 2 * within / steps))
-            chore = draw.choices(chores, (5, 6, 2, 1, 2, 1, 1))[0]
+            await asyncio.sleep(0.0 if draw.random() < 0.3 else draw.uniform(0.0, pause))
+            chore = draw.choices(chores, THEMES[self._world.layout.theme])[0]
             await chore()
 
     # --- how things are asked
@@ -117,7 +125,8 @@ class Client:
     # --- what is asked
 
     def _definition(self) -> Definition:
-        pip = self._draw.choice((("alpha",), ("beta==2.0",), ("gamma", "alpha"), ("gamma==9",), ("nothing-like-it",)))
+        pips = (("alpha",), ("beta==2.0",), ("gamma", "alpha"), ("gamma==9",), ("nothing-like-it",))
+        pip = self._draw.choices(pips, (4, 4, 4, 1, 1))[0]
         color = self._draw.choice(("", "", "green"))
         return Definition(python=PythonSection(pip=pip), variables={"COLOR": color} if color else {})
 
@@ -136,16 +145,15 @@ class Client:
 
     def _references(self) -> References:
         draw = self._draw
-        environment: EnvironmentRef | InlineEnvironment | None = draw.choice(
-            (
-                EnvironmentRef(name=draw.choice(NAMES)),
-                EnvironmentRef(name="unknown"),
-                EnvironmentRef(name="sk", version=str(draw.randint(1, 4))),
-                InlineEnvironment(name=draw.choice(NAMES), definition=self._definition()),
-                InlineEnvironment(name="inline", definition=self._definition()),
-                None,
-            )
+        choices: tuple[EnvironmentRef | InlineEnvironment | None, ...] = (
+            EnvironmentRef(name=draw.choice(NAMES)),
+            EnvironmentRef(name="unknown"),
+            EnvironmentRef(name="sk", version=str(draw.randint(1, 3))),
+            InlineEnvironment(name=draw.choice(NAMES), definition=self._definition()),
+            InlineEnvironment(name="inline", definition=self._definition()),
+            None,
         )
+        environment = draw.choices(choices, (3, 1, 2, 4, 4, 4))[0]
         models = (ModelRef(name="model"),) if draw.random() < 0.1 else ()
         return References(environment=environment, models=models)
 

@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-CALLBACKS_AT_MOST = 1_500_000
+CALLBACKS_AT_MOST = 600_000
+LAST_CALLBACKS = 50_000
 LAST_ROUNDS = 20
 
 
@@ -94,6 +95,7 @@ class SeededLoop(asyncio.BaseEventLoop):
         self._stopped: dict[Owner, None] = {}
         self.callbacks = 0
         self.closing = False
+        self._last_callbacks = 0
         self.set_task_factory(self._task)
 
     def time(self) -> float:
@@ -149,10 +151,12 @@ class SeededLoop(asyncio.BaseEventLoop):
         if owner is not None and not self.closing and not owner.admits(handle):
             self._stopped[owner] = None
             return
-        if not self.closing:
+        if self.closing:
+            self._last_callbacks += 1
+        else:
             self.callbacks += 1
-            if self.callbacks > CALLBACKS_AT_MOST:
-                raise StuckError(f"the history goes on after {CALLBACKS_AT_MOST} callbacks")
+        if self.callbacks > CALLBACKS_AT_MOST or self._last_callbacks > LAST_CALLBACKS:
+            raise StuckError(f"the history goes on after {self.callbacks} callbacks")
         handle._run()
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
@@ -204,4 +208,5 @@ def _finish(loop: SeededLoop) -> None:
             loop.run_until_complete(asyncio.wait(left, timeout=1.0))
     for task in asyncio.all_tasks(loop):
         task._log_destroy_pending = False  # type: ignore[attr-defined]
-    loop.run_until_complete(loop.shutdown_asyncgens())
+    with contextlib.suppress(StuckError):
+        loop.run_until_complete(loop.shutdown_asyncgens())

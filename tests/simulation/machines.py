@@ -22,15 +22,16 @@ async def _outside(work: Coroutine[Any, Any, T]) -> T:
 
 
 class Machine:
-    """One node's machine. `lived` gets every process of a user."""
+    """One node's machine. `lived` gets every process of a user; with `lasting` these take long."""
 
-    def __init__(self, seed: str, name: str, gpus: tuple[str, ...], lived: list[Lived]) -> None:
+    def __init__(self, seed: str, name: str, gpus: tuple[str, ...], lived: list[Lived], lasting: bool) -> None:
         self.name = name
         self.gpus = gpus
         self.disk = MemoryDisk()
         self.groups = MemoryMachine(self._program)
         self._seed = seed
         self._lived = lived
+        self._lasting = lasting
 
     def executor(self) -> "HostedExecutor":
         """Return a new owner's hold on the machine."""
@@ -42,6 +43,10 @@ class Machine:
         if living:
             self.groups.lose(draw.choice(living))
         return bool(living)
+
+    def living(self) -> int:
+        """Return how many groups live."""
+        return sum(group.exit is None for group in self.groups.groups.values())
 
     def _program(self, spec: ProcessSpec) -> Program:
         draw = random.Random(f"{self._seed}/{spec.id}")
@@ -66,7 +71,8 @@ class Machine:
         life.say(b"a line\n")
         self.disk.write(life.spec.id, "outputs/model.pkl", life.spec.id.encode())
         self.disk.log(life.spec.id, v=1, op="log", name="loss", value=0.5)
-        await asyncio.sleep(draw.choice((0.0, 0.5, 3.0, 12.0)) * draw.random())
+        seconds = 30.0 if self._lasting else draw.choice((0.0, 0.5, 3.0, 12.0))
+        await asyncio.sleep(seconds * draw.random())
         return draw.choice((0, 0, 0, 0, 3))
 
 

@@ -6,6 +6,14 @@ import random
 from tests.simulation.world import Slot, World
 
 LONGEST_FUSE = 1500
+VICTIMS = {
+    "everything": {"runner": 2},
+    "runs": {"runner": 6},
+    "zombies": {"runner": 12},
+    "environments": {"registry": 6, "builder": 3},
+    "services": {"deployer": 5},
+}
+"""How much more often than others a service is struck."""
 
 
 class Nemesis:
@@ -26,7 +34,8 @@ class Nemesis:
     def _deed(self) -> None:
         world, draw = self._world, self._draw
         up = [slot for slot in world.slots if slot.process is not None]
-        what = draw.choices(("kill", "fuse", "pause", "lose", "all"), (2, 6, 3, 2, 0.5))[0]
+        pauses = 12 if world.layout.theme == "zombies" else 3
+        what = draw.choices(("kill", "fuse", "pause", "lose", "all"), (1, 4, pauses, 2, 0.5))[0]
         if what == "lose":
             if draw.choice(world.machines).lose_one(draw):
                 world.counts["lost supervisors"] += 1
@@ -34,13 +43,21 @@ class Nemesis:
             for slot in up:
                 self._kill(slot)
         elif up:
-            slot = draw.choice(up)
+            slot = draw.choices(up, [self._weight(slot) for slot in up])[0]
             if what == "kill":
                 self._kill(slot)
             elif what == "fuse":
                 self._light(slot)
             else:
                 self._tasks.append(asyncio.create_task(self._pause(slot)))
+
+    def _weight(self, slot: Slot) -> float:
+        """Return how likely a process is struck; zombies are made of runners that have something to lose."""
+        theme = self._world.layout.theme
+        weight = VICTIMS[theme].get(slot.service, 1)
+        if theme == "zombies" and slot.service == "runner":
+            return weight * (1 + 10 * self._world.machines[slot.number - 1].living())
+        return weight
 
     def _kill(self, slot: Slot) -> None:
         if slot.process is not None:
@@ -64,7 +81,8 @@ class Nemesis:
         process.halted()
         self._world.counts["pauses"] += 1
         self._world.note("pause", process.name)
-        await asyncio.sleep(self._draw.choice((1.0, 5.0, 12.0, 25.0)))
+        longest = (9.0, 12.0, 16.0, 20.0) if self._world.layout.theme == "zombies" else (1.0, 4.0, 9.0, 14.0)
+        await asyncio.sleep(self._draw.choice(longest))
         self._world.note("resume", process.name)
         self._world.loop.resume(process.owner)
 

@@ -75,8 +75,9 @@ async def _story(world: World) -> None:
         world.boot(slot)
     nemesis = Nemesis(world)
     restarting = asyncio.create_task(nemesis.restart())
+    within = FAULTS_S / 3 if world.layout.theme == "zombies" else FAULTS_S
     clients = [
-        asyncio.create_task(Client(world, number).work(draw.randint(2, 6), FAULTS_S))
+        asyncio.create_task(Client(world, number).work(draw.randint(3, 8), within))
         for number in range(draw.randint(2, 4))
     ]
     await nemesis.rage(FAULTS_S, draw.randint(0, 10))
@@ -101,6 +102,15 @@ async def _cancel_what_never_fits(world: World) -> None:
         await client.cancel(project, name, surely=True)
 
 
+async def _cancel_what_services_displace(world: World) -> None:
+    """Cancel runs that wait for GPUs which scoring services keep, as they may."""
+    client = Client(world, 1001)
+    if any(holder.startswith("service/") for _, holder in world.pending.held):
+        for run in [run for run in world.pending.runs if _asks(world, run)]:
+            _, project, name = run.split("/")
+            await client.cancel(project, name, surely=True)
+
+
 def _asks(world: World, run: str) -> int:
     """Return the GPUs that a run asks for."""
     entry = next(entry for entry in world.history.entries if entry.subject == run and entry.seq == 1)
@@ -109,8 +119,10 @@ def _asks(world: World, run: str) -> int:
 
 async def _settle(world: World) -> None:
     """Wait until everything has come to its end, or the patience to theirs."""
-    end = world.loop.time() + PATIENCE_S
-    while world.loop.time() < end:
+    began = world.loop.time()
+    while world.loop.time() < began + PATIENCE_S:
+        if world.loop.time() > began + PATIENCE_S / 4:
+            await _cancel_what_services_displace(world)
         if not world.pending.open() and world.caught_up() and all(slot.ready for slot in world.slots):
             return
         await asyncio.sleep(0.5)

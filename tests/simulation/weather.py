@@ -31,6 +31,7 @@ class Climate:
     slow: float
     duplicated: float
     delayed: float
+    latency: float
     clear: bool = False
     counts: Counter[str] = field(default_factory=Counter)
 
@@ -50,6 +51,7 @@ class Climate:
             slow=share(0.01),
             duplicated=share(0.3),
             delayed=share(0.3),
+            latency=draw.choice((0.005, 0.05, 0.4)),
         )
 
     def happens(self, probability: float, what: str) -> bool:
@@ -66,7 +68,7 @@ class Climate:
         if self.happens(self.slow, "slow calls"):
             await asyncio.sleep(self.draw.uniform(0.5, 6.0))
         elif self.draw.random() < 0.25:
-            await asyncio.sleep(self.draw.uniform(0.0, 0.02))
+            await asyncio.sleep(self.draw.uniform(0.0, self.latency))
         else:
             await asyncio.sleep(0)
 

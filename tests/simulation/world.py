@@ -62,6 +62,7 @@ class LostError(Exception):
 class Layout:
     """What runs where in one history."""
 
+    theme: str
     registries: int
     builders: int
     nodes: int
@@ -73,10 +74,12 @@ class Layout:
     def drawn(cls, seed: str) -> "Layout":
         """Return a history's layout; most stores are not atomic."""
         draw = random.Random(seed)
+        theme = draw.choice(("everything", "runs", "zombies", "environments", "services"))
         return cls(
+            theme=theme,
             registries=draw.choice((1, 1, 2)),
             builders=draw.choice((1, 1, 2)),
-            nodes=draw.choice((1, 2, 2, 3)),
+            nodes=draw.choice((2, 2, 3) if theme in {"runs", "zombies"} else (1, 2)),
             gpus=draw.choice((0, 1, 2)),
             atomic=draw.random() < 0.2,
             commit_every=draw.choice((0.2, 1.0, 3.0)),
@@ -177,7 +180,9 @@ class World:
 
     def _machine(self, number: int) -> Machine:
         gpus = tuple(f"GPU-{number}-{index}" for index in range(self.layout.gpus))
-        return Machine(f"{self.seed}/machine-{number}", f"node-{number}", gpus, self.history.lived)
+        return Machine(
+            f"{self.seed}/machine-{number}", f"node-{number}", gpus, self.history.lived, self.layout.theme == "zombies"
+        )
 
     def _taker(self, service: str) -> Callable[[Document], None]:
         def take(document: Document) -> None:
