@@ -45,6 +45,7 @@ def check(history: History) -> list[Violation]:
         _builds,
         _devices,
         _answered,
+        _acted_once,
         _finished,
     )
     return [violation for rule in rules for violation in rule(history, streams)]
@@ -89,10 +90,10 @@ def _lost(op: Op, streams: Mapping[str, Facts]) -> str:
             return f"version {told} of {args['name']} was accepted and is not there as it was accepted"
     elif op.kind == "model":
         facts = streams.get(f"model/{args['project']}/{args['name']}", ())
-        told = (op.result["version"], args["manifest"])
-        kept = [(data["model_version"], data["manifest"]) for _, _, name, data in facts if name == "ModelRegistered"]
-        if told not in kept:
-            return f"version {told[0]} of model {args['name']} was accepted and is not there"
+        accepted = (op.result["version"], args["manifest"])
+        there = [(data["model_version"], data["manifest"]) for _, _, name, data in facts if name == "ModelRegistered"]
+        if accepted not in there:
+            return f"version {accepted[0]} of model {args['name']} was accepted and is not there"
     elif op.kind == "submit":
         facts = streams.get(f"run/{args['project']}/{op.result['id']}", ())
         if not any(name == "RunSubmitted" and data["spec"] == args["spec"] for _, _, name, data in facts):
@@ -251,24 +252,27 @@ def _overlaps(spans: Sequence[tuple[float, float, str]]) -> Iterator[tuple[str, 
 
 def _builds(history: History, streams: Mapping[str, Facts]) -> Iterator[Violation]:
     for subject, facts in streams.items():
-        if not subject.startswith("build/"):
-            continue
-        claim = last = 0
-        for entry, _, name, data in facts:
-            if name == "ImageBuildStarted":
-                if data["attempt"] != last + 1:
-                    yield Violation("I6", f"claim {data['attempt']} of {subject} at {entry.seq} follows {last}")
-                claim = last = data["attempt"]
-            elif name in {"ImageBuilt", "ImageBuildFailed"} and data["attempt"]:
-                if data["attempt"] != claim:
-                    yield Violation("I6", f"{subject} took a result of {data['attempt']} under the claim {claim}")
-                claim = 0
+        if subject.startswith("build/"):
+            yield from _build(subject, facts)
     spans: defaultdict[str, list[tuple[float, float, str]]] = defaultdict(list)
     for solved in history.solved:
         spans[solved.what].append((solved.began, solved.ended, solved.builder))
     for what, mine in spans.items():
         for one, other in _overlaps(mine):
             yield Violation("I6", f"{one} and {other} solved {what} at the same time")
+
+
+def _build(subject: str, facts: Facts) -> Iterator[Violation]:
+    claim = last = 0
+    for entry, _, name, data in facts:
+        if name == "ImageBuildStarted":
+            if data["attempt"] != last + 1:
+                yield Violation("I6", f"claim {data['attempt']} of {subject} at {entry.seq} follows {last}")
+            claim = last = data["attempt"]
+        elif name in {"ImageBuilt", "ImageBuildFailed"} and data["attempt"]:
+            if data["attempt"] != claim:
+                yield Violation("I6", f"{subject} took a result of {data['attempt']} under the claim {claim}")
+            claim = 0
 
 
 # --- I7: devices
@@ -307,16 +311,7 @@ def _node(subject: str, facts: Facts) -> Iterator[Violation]:
 
 def _answered(history: History, streams: Mapping[str, Facts]) -> Iterator[Violation]:
     answers = Counter(entry.request for entry in history.entries if entry.key.startswith("answers/"))
-    told: defaultdict[str, set[str]] = defaultdict(set)
-    effects: Counter[tuple[str, str]] = Counter()
-    for entry in history.entries:
-        if entry.key.startswith("answers/") and entry.topic:
-            told[entry.body.get("cause", "")].update(f"{entry.key}#{index}" for index in range(len(entry.facts)))
-        elif entry.seq and entry.request and entry.facts:
-            effects[entry.subject.split("/")[1], entry.request] += 1
-    for (_, request), count in effects.items():
-        if count > 1:
-            yield Violation("I14", f"request {request} acted {count} times")
+    told = _telling(history.entries)
     for facts in streams.values():
         for entry, index, name, _ in facts:
             question = f"{entry.key}#{index}"
@@ -327,6 +322,26 @@ def _answered(history: History, streams: Mapping[str, Facts]) -> Iterator[Violat
     for op in history.ops:
         if op.told == "ok" and op.args["request"] and not answers[op.args["request"]]:
             yield Violation("I14", f"request {op.args['request']} was accepted, and its answer is not kept")
+
+
+def _telling(entries: Sequence[Entry]) -> defaultdict[str, set[str]]:
+    """Return the ids of the events that answer each question."""
+    told: defaultdict[str, set[str]] = defaultdict(set)
+    for entry in entries:
+        if entry.key.startswith("answers/") and entry.topic:
+            told[entry.body.get("cause", "")].update(f"{entry.key}#{index}" for index in range(len(entry.facts)))
+    return told
+
+
+def _acted_once(history: History, streams: Mapping[str, Facts]) -> Iterator[Violation]:
+    effects: Counter[tuple[str, str]] = Counter(
+        (entry.subject.split("/")[1], entry.request)
+        for entry in history.entries
+        if entry.seq and entry.request and entry.facts
+    )
+    for (_, request), count in effects.items():
+        if count > 1:
+            yield Violation("I14", f"request {request} acted {count} times")
 
 
 def _finished(history: History, streams: Mapping[str, Facts]) -> Iterator[Violation]:

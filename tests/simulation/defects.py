@@ -11,7 +11,7 @@ from cloche_registry.domain import environments
 from cloche_registry.domain.environments import Environment, EnvironmentVersion
 from cloche_runner.domain import run_decisions
 from cloche_runner.domain.runs import Run
-from cloche_shared.contracts.facts import TOPICS, AttemptClaimed, EnvironmentRegistered
+from cloche_shared.contracts.facts import TOPICS, AttemptClaimed
 from cloche_shared.errors import Conflict
 from cloche_shared.journal.answers import Outcome, answer_document
 from cloche_shared.journal.commit import Commit, Origin, StreamId, written
@@ -85,14 +85,14 @@ def stale_head() -> contextlib.AbstractContextManager[None]:
 
 
 def skipped_version() -> contextlib.AbstractContextManager[None]:
-    """The number of a version is that of its document, though labels and deletions are documents too."""
+    """A version that comes with a run or service takes the number after the next."""
     decide = environments.decide_inline
 
     def decide_inline(state: Environment, name: str, version: EnvironmentVersion) -> Any:
         facts, found = decide(state, name, version)
         skipped = [
             fact.model_copy(update={"environment_version": fact.environment_version + 1})
-            if isinstance(fact, EnvironmentRegistered) and fact.environment_version > 1
+            if fact.environment_version > 1
             else fact
             for fact in facts
         ]

@@ -89,6 +89,7 @@ class SeededLoop(asyncio.BaseEventLoop):
     def __init__(self, seed: int | str) -> None:
         super().__init__()
         self._now = 0.0
+        self._timer_cancelled_count = 0
         self._draw = random.Random(seed)
         self._numbers = 0
         self._kept: list[asyncio.Task[Any]] = []
@@ -168,7 +169,7 @@ class SeededLoop(asyncio.BaseEventLoop):
     def _process_events(self, event_list: object) -> None:
         """There is no selector."""
 
-    def run_in_executor(self, executor: Any, func: Callable[..., T], *args: Any) -> asyncio.Future[T]:
+    def run_in_executor(self, executor: object, func: object, *args: object) -> Any:
         raise AssertionError("threads have no place in a simulation")
 
 

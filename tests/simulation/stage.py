@@ -28,7 +28,7 @@ class Worker:
         self.delay = delay
         self.ended_at: float | None = None
         self._end = asyncio.Event()
-        self._losses: list[Callable[[], None]] = []
+        self._losses: list[Callable[[], object]] = []
 
     def heard_by(self, owner: LinkOwner) -> None:
         """Take a connection; everything goes to its owner in the owner's own process."""

@@ -162,8 +162,9 @@ class World:
     deaths: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.loop = asyncio.get_running_loop()
-        assert isinstance(self.loop, SeededLoop)
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, SeededLoop)
+        self.loop = loop
         self.clock = MemoryClock()
         self.broker = MemoryBroker(partitions=2)
         self.blobs = MemoryBlobStore()
