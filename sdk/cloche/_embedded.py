@@ -173,6 +173,8 @@ def _sockets(home: Path) -> Iterator[Path]:
         yield folder
     finally:
         with contextlib.suppress(OSError):
+            for left in folder.iterdir():
+                left.unlink()
             folder.rmdir()
 
 

@@ -52,8 +52,15 @@ def from_problem(status: int, problem: object, text: str) -> ClocheError:
         if isinstance(one, dict)
     ]
     extra = {name: value for name, value in problem.items() if name not in _KNOWN}
-    what = str(problem.get("title") or problem["code"])
-    return kind(str(problem["code"]), str(problem.get("detail") or what), violations=violations, extra=extra)
+    whole = str(problem.get("detail") or problem.get("title") or problem["code"])
+    return kind(
+        str(problem["code"]),
+        str(problem.get("what") or whole),
+        why=str(problem.get("why", "")),
+        todo=str(problem.get("todo", "")),
+        violations=violations,
+        extra=extra,
+    )
 
 
 def not_running(url: str, why: str) -> Unavailable:

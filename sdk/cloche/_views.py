@@ -41,7 +41,7 @@ class Build(View):
 
     id: str
     status: str
-    error: Problem | None = None
+    problem: Problem | None = None
 
     @property
     def ended(self) -> bool:

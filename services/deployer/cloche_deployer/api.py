@@ -1,8 +1,8 @@
 """REST of the deployer (prefix `/api/v1`)."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
@@ -14,7 +14,7 @@ from cloche_deployer.domain import KEYS, ServiceState, must_exist
 from cloche_deployer.driver import Driver
 from cloche_deployer.handlers import Deployment, Handlers
 from cloche_deployer.keys import keys_of
-from cloche_deployer.views import LIVE, VIEW, KeysView, ServiceView, WorkersShown, view_of
+from cloche_deployer.views import LIVE, VIEW, KeysView, ServiceView, WorkersShown, located, view_of
 from cloche_shared.contracts.common import Digest, Name, Strict, Variables
 from cloche_shared.contracts.references import EnvironmentRef, InlineEnvironment, ModelRef, References
 from cloche_shared.contracts.runs import Resources
@@ -83,6 +83,7 @@ class Parts:
     blobs: BlobStore
     installation: str
     pepper: bytes
+    base_url: Callable[[], str]
 
 
 def service_router(parts: Parts) -> APIRouter:
@@ -100,8 +101,10 @@ def service_router(parts: Parts) -> APIRouter:
 
 
 def _live(parts: Parts, stream: StreamId, state: ServiceState) -> ServiceView:
-    """Return the view with what this node knows of the workers."""
+    """Return the view with what this node knows of the workers, and the address as it is now."""
     shown = view_of(stream.id, state)
+    if shown.scoring_uri is not None:
+        shown = shown.model_copy(update={"scoring_uri": parts.base_url() + shown.scoring_uri})
     pool = parts.driver.active_pool(stream)
     if pool is None:
         return shown
@@ -135,7 +138,9 @@ def _add_reading(routes: APIRouter, parts: Parts, seen: Sequence[Depends]) -> No
     @routes.get("", response_model=Page[ServiceView], summary="List services", dependencies=seen)
     async def list_services(caller: Reader, paging: Paging) -> Response:
         rows = await parts.views.page(VIEW, caller.project, facet=LIVE, after=paging.after, limit=paging.limit + 1)
-        return Reply(page_bytes(rows, paging.limit))
+        base_url = parts.base_url()
+        shown = [replace(row, body=located(row.body, base_url)) for row in rows]
+        return Reply(page_bytes(shown, paging.limit))
 
     @routes.get("/{name}", response_model=ServiceView, summary="Show a service")
     async def show_service(caller: Reader, name: ServiceName, preferred: Preferred) -> Response:

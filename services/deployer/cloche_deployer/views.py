@@ -54,7 +54,7 @@ class ServiceView(BaseModel):
     workers: WorkersShown
     resources: Resources
     gpus: list[str]
-    scoring_uri: str | None
+    scoring_uri: str | None = Field(description="Where to score, once a revision was deployed.")
     error: Problem | None
     tags: dict[str, str]
     description: str
@@ -84,11 +84,16 @@ def view_of(name: str, state: ServiceState) -> ServiceView:
         workers=WorkersShown(wanted=shown.spec.workers),
         resources=shown.spec.resources,
         gpus=list(shown.gpus),
-        scoring_uri=state.scoring_url or None,
+        scoring_uri=f"/api/v1/services/{name}/score" if state.scoring_url else None,
         error=newest.problem,
         tags=shown.spec.tags,
         description=shown.spec.description,
     )
+
+
+def located(body: bytes, base_url: str) -> bytes:
+    """Return a view's JSON with its scoring address at the place where this installation is reached now."""
+    return body.replace(b'"scoring_uri":"/', b'"scoring_uri":"' + base_url.encode() + b"/", 1)
 
 
 def _environment(revision: Revision) -> EnvironmentShown | None:

@@ -87,7 +87,15 @@ class Deployer:
             base_url=extras.base_url,
             origin_of=self.handlers.origin_of,
         )
-        parts = Parts(self.handlers, self.driver, platform.views, platform.blobs, platform.installation, extras.pepper)
+        parts = Parts(
+            self.handlers,
+            self.driver,
+            platform.views,
+            platform.blobs,
+            platform.installation,
+            extras.pepper,
+            extras.base_url,
+        )
         gate = FailureGate(platform.clock.monotonic)
         self.scoring = ScoringApp(
             self.routes, platform.random.uuid7, access=TokenAccess(platform.access), guard=KeyGuard(gate)

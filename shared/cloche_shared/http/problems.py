@@ -81,6 +81,9 @@ class Problem(BaseModel):
     instance: str = Field(description="The path that was asked for.")
     code: str = Field(description="Stable machine-readable code.")
     request_id: str
+    what: str = Field(default="", description="What failed; `detail` says it together with the next two.")
+    why: str = Field(default="", description="Why, where that is known.")
+    todo: str = Field(default="", description="What to do.")
     errors: list[ProblemItem] = Field(default_factory=list)
 
 
@@ -112,7 +115,9 @@ def problem_of(error: Exception, *, request_id: str = "", instance: str = "") ->
         "instance": instance,
         "code": error.code,
         "request_id": request_id,
+        "what": error.what,
     }
+    whole |= {name: text for name, text in (("why", error.why), ("todo", error.todo)) if text}
     if error.violations:
         whole["errors"] = [{"pointer": v.pointer, "code": v.code, "detail": v.detail} for v in error.violations]
     return {**error.extra, **whole}
