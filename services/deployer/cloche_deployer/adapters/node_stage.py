@@ -190,7 +190,7 @@ class NodeWorkers:
         """Keep what an ended worker wrote, then forget it; returns the last lines."""
         if self._living.pop(process.id, None) is None:
             return self._log[-LOG_SHOWN:].decode(errors="replace")
-        Path(self._socket(process.id)).unlink(missing_ok=True)
+        await asyncio.to_thread(Path(self._socket(process.id)).unlink, missing_ok=True)
         log = await _tail_of(process, LOG_KEPT)
         self._log = (self._log + log)[-LOG_KEPT:]
         try:
