@@ -24,6 +24,8 @@ from cloche_shared.http.problems import Problem, invalid_from, rendered, routing
 from cloche_shared.metrics import render_all
 
 PREFIX: Final = "/api/v1"
+NAME_WORDS: Final = 2
+"""Words of a summary that FastAPI makes of a function's name."""
 _SCHEMA_REF: Final = "#/components/schemas/{model}"
 
 
@@ -139,7 +141,18 @@ def openapi_document(api: FastAPI) -> bytes:
     schemas["Problem"] = problem
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
+    for path in whole["paths"].values():
+        for operation in path.values():
+            _name(operation)
     return orjson.dumps(whole, option=orjson.OPT_SORT_KEYS)
+
+
+def _name(operation: dict[str, str]) -> None:
+    """Let the first sentence of a description be the summary, where that is only a function's name."""
+    first, _, rest = operation.get("description", "").partition(".")
+    if first and len(operation.get("summary", "").split()) <= NAME_WORDS:
+        operation["summary"] = first.strip()
+        operation["description"] = rest.strip()
 
 
 def _add_documents(api: FastAPI, ready: bytes | None) -> None:
