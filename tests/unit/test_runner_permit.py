@@ -27,7 +27,9 @@ async def test_nothing_begins_before_the_lease_was_renewed_or_after_it_ran_out()
     permit.extend(7.0)
     await asyncio.sleep(0.1)
     assert waiting.done()
+    assert permit.is_before(waiting.result())
     await asyncio.sleep(7)
+    assert not permit.is_before(waiting.result())
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(permit.wait(), 1)
 

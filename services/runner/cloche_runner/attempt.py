@@ -124,11 +124,22 @@ class Attempt:
         if run.phase != "claimed":
             raise Unavailable("process_lost", "Its process is gone from this node.")
         spec = await self._unless_canceled(self._prepare(run))
-        await self._unless_canceled(self._permit.wait())
+        await self._unless_canceled(self._still_held())
         self.process = process = await self._parts.executor.start(spec)
         self.known.set()
         await self._permit.apply(process)
         return process
+
+    async def _still_held(self) -> None:
+        """Return once the run is known to be held under one grant of the lease, so nobody took it over.
+
+        Raises `Conflict` (`stale_fence`).
+        """
+        while True:
+            until = await self._permit.wait()
+            await self._run()
+            if self._permit.is_before(until):
+                return
 
     async def _prepare(self, run: Run) -> ProcessSpec:
         """Make environment, working folder and attempt folders, all at the same time."""

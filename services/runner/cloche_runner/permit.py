@@ -31,11 +31,16 @@ class Permit:
         """Return how long a process may live after its owner's death; `endless` where no lease is in use."""
         return endless if self.grant is None else self.grant
 
-    async def wait(self) -> None:
-        """Wait until processes may be started."""
+    async def wait(self) -> float:
+        """Wait until processes may be started; return the moment until which that is certain now."""
         while self._clock.monotonic() >= self._until:
             self._extended.clear()
             await self._extended.wait()
+        return self._until
+
+    def is_before(self, moment: float) -> bool:
+        """Tell whether a moment that `wait` returned is still to come."""
+        return self._clock.monotonic() < moment
 
     async def apply(self, process: Process) -> None:
         """Bound a process that was just started by what is left of the grant."""
