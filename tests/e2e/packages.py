@@ -1,35 +1,31 @@
-"""A package index on loopback for tests that are no coroutines: it serves from a thread."""
+"""A package index on loopback for tests that are no coroutines: it serves from a thread, and can be held up."""
 
 import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cloche_shared.adapters.memory_resolver import Package
-from tests.environments.package_index import PackageIndex, running_index
+from tests.environments.package_index import PackageIndex
 
 
 @dataclass
-class ThreadedIndex:
-    """An index, and what tests say to it."""
+class ThreadedIndex(PackageIndex):
+    """An index whose files come only while `gate` is open."""
 
-    index: PackageIndex
+    gate: threading.Event = field(default_factory=threading.Event)
 
-    @property
-    def url(self) -> str:
-        return self.index.url
+    def answer(self, path: str, authorization: str) -> tuple[int, bytes]:
+        if path.startswith("/files/"):
+            self.gate.wait()
+        return super().answer(path, authorization)
 
-    @property
-    def asked(self) -> list[str]:
-        """The paths that were asked for."""
-        return self.index.asked
-
-    def add(self, name: str, version: str = "1.0", **options: object) -> str:
+    def add(self, name: str, version: str = "1.0", *, only_source: bool = False, compiles: bool = True) -> str:
         """Offer a package whose module holds `VERSION`; returns the requirements that get it from here."""
         module = name.replace("-", "_")
         files = {f"{module}.py": f"VERSION = {version!r}\n"}
-        self.index.packages.append(Package(name, version, **{"files": files, **options}))  # type: ignore[arg-type]
+        self.packages.append(Package(name, version, (), files, only_source, compiles))
         return self.requirements(f"{name}=={version}")
 
     def requirements(self, *lines: str) -> str:
@@ -40,13 +36,14 @@ class ThreadedIndex:
 @contextmanager
 def threaded_index() -> Iterator[ThreadedIndex]:
     """Serve an index from a thread."""
-    ready, loop = threading.Event(), asyncio.new_event_loop()
-    found: list[PackageIndex] = []
+    index, ready, loop = ThreadedIndex(), threading.Event(), asyncio.new_event_loop()
+    index.gate.set()
     end = asyncio.Event()
 
     async def serve() -> None:
-        async with running_index() as index:
-            found.append(index)
+        server = await asyncio.start_server(index.serve, "127.0.0.1", 0)
+        index.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/simple"
+        async with server:
             ready.set()
             await end.wait()
 
@@ -54,8 +51,9 @@ def threaded_index() -> Iterator[ThreadedIndex]:
     thread.start()
     ready.wait()
     try:
-        yield ThreadedIndex(found[0])
+        yield index
     finally:
+        index.gate.set()
         loop.call_soon_threadsafe(end.set)
         thread.join()
         loop.close()

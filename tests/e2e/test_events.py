@@ -1,0 +1,111 @@
+"""Events: the chain of facts, live and again, with what caused what."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from cloche import Client, Event
+from tests.e2e.steps import Names, Scripts, completed
+from tests.e2e.topology import PATIENCE, Topology, program
+
+CHAIN = [
+    "RunSubmitted", "EnvironmentRegistered", "ReferencesResolved", "RunPreparing", "ImageProvided",
+    "RunQueued", "AttemptClaimed", "RunStarted", "RunFinalizing", "RunCompleted",
+]  # fmt: skip
+
+
+def chain_of(client: Client, script: Scripts, name: str) -> list[Event]:
+    """Let a run with an environment of its own go through and return the events of its chain."""
+    run = completed(client, script("print(1)"), environment={"name": name, "definition": {}})
+    (first,) = client.events(follow=False, from_start=True, types=["RunSubmitted"], subject=f"run/default/{run.id}")
+    return list(client.events(follow=False, from_start=True, correlation=first.correlationid))
+
+
+def test_the_chain_of_a_run_has_one_correlation_and_its_order(client: Client, unique: Names, script: Scripts) -> None:
+    found = chain_of(client, script, unique("env"))
+    names = [event.name for event in found]
+    assert [name for name in names if name in CHAIN] == CHAIN
+    assert len({event.correlationid for event in found}) == 1
+
+
+def test_each_event_of_a_chain_names_the_one_that_caused_it(client: Client, unique: Names, script: Scripts) -> None:
+    found = chain_of(client, script, unique("env"))
+    ids = {event.id for event in found}
+    first, *others = found
+    assert all(event.causationid in ids for event in others), [
+        (event.name, event.causationid) for event in others if event.causationid not in ids
+    ]
+    by_id = {event.id: event for event in found}
+    resolved = next(event for event in found if event.name == "ReferencesResolved")
+    assert by_id[resolved.causationid].name == "RunSubmitted"
+    assert first.name == "RunSubmitted"
+
+
+def test_events_are_cloudevents(topology: Topology, client: Client, script: Scripts) -> None:
+    run = completed(client, script("print(1)"))
+    subject = f"run/default/{run.id}"
+    with topology.rest(accept="text/event-stream") as rest:
+        path = "/api/v1/events"
+        text = rest.get(path, params={"follow": "false", "from_start": "true", "subject": subject}).text
+    data = [json.loads(line.removeprefix("data:")) for line in text.splitlines() if line.startswith("data:")]
+    assert data
+    for event in data:
+        assert event["specversion"] == "1.0"
+        assert event["type"].startswith("cloche.")
+        assert event["type"].endswith(".v1")
+        assert event["subject"] == subject
+        assert event["project"] == "default"
+        assert {"id", "source", "time", "sequence", "correlationid"} <= set(event)
+
+
+@contextmanager
+def tailing(topology: Topology, *arguments: str) -> "Iterator[subprocess.Popen[str]]":
+    command = program("events", "tail", "--json", *arguments)
+    environ = {**topology.environ(), "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+
+
+def test_events_tail_shows_the_chain_live(topology: Topology, client: Client, unique: Names, script: Scripts) -> None:
+    name = unique("tail")
+    with tailing(topology) as process:
+        assert process.stdout is not None
+        client.environments.register(f"{name}-before")
+        seen: list[dict[str, str]] = []
+        run = completed(client, script("print(1)"), environment={"name": name, "definition": {}})
+        for line in process.stdout:
+            seen.append(json.loads(line))
+            if seen[-1]["subject"].endswith(run.id) and "RunCompleted" in seen[-1]["type"]:
+                break
+    (correlation,) = {event["correlationid"] for event in seen if event["subject"].endswith(run.id)}
+    names = [event["type"].split(".")[1] for event in seen if event["correlationid"] == correlation]
+    assert [name for name in names if name in CHAIN] == CHAIN
+
+
+def test_a_stream_of_events_resumes_where_it_ended(topology: Topology, client: Client, script: Scripts) -> None:
+    run = completed(client, script("print(1)"))
+    params = {"follow": "false", "from_start": "true", "subject": f"run/default/{run.id}"}
+    with topology.rest(accept="text/event-stream") as rest:
+        whole = ids_of(rest.get("/api/v1/events", params=params).text)
+        rest.headers["last-event-id"] = whole[2]
+        again = ids_of(rest.get("/api/v1/events", params=params).text)
+    assert len(whole) > 4
+    assert again == whole[3:]
+
+
+def ids_of(text: str) -> list[str]:
+    return [line.removeprefix("id:").strip() for line in text.splitlines() if line.startswith("id:")]
+
+
+def test_a_service_tells_its_chain_too(client: Client, unique: Names, script: Scripts) -> None:
+    name = unique("svc")
+    client.services.deploy(name, script("def init(): pass\ndef run(data): return 1", "score.py"), cpus=0.1)
+    client.services.wait(name, timeout=PATIENCE)
+    client.services.delete(name)
+    found = [event.name for event in client.events(follow=False, from_start=True, subject=f"service/default/{name}")]
+    wanted = ["ServiceSubmitted", "ServicePreparing", "ServiceDeployed", "ServiceDeleted"]
+    assert [one for one in found if one in wanted] == wanted
