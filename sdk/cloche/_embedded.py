@@ -60,6 +60,8 @@ from cloche_shared.settings import HttpSettings, Loaded, Section, load
 PEPPER_BYTES = 32
 BASE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 OPENAPI = "openapi.json"
+SOCKET_FOLDER = 70
+"""Bytes of the path of the folder for sockets at most, so that a socket's has no more than 100."""
 SECOND_CTRL_C = 3.0
 """Seconds that a second Ctrl-C has to come after the first, when runs are active."""
 
@@ -164,7 +166,9 @@ def _write(path: Path, text: str) -> None:
 def _sockets(home: Path) -> Iterator[Path]:
     """Make the short, private folder that scoring workers' sockets lie in (a path has 100 bytes at most)."""
     name = f"cloche-{os.getuid()}-{sha256(str(home.resolve()).encode()).hexdigest()[:12]}"
-    folder = Path(gettempdir()) / name
+    parents = [Path(gettempdir()), Path("/tmp")]  # noqa: S108 - a folder of ours, checked below
+    parent = next((one for one in parents if len(str(one / name)) <= SOCKET_FOLDER), parents[-1])
+    folder = parent / name
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()
     if found.st_uid != os.getuid() or found.st_mode & 0o077 or folder.is_symlink():
