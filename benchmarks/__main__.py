@@ -1,0 +1,92 @@
+"""`python -m benchmarks [NAME …] [--json FILE]`: measure and print a table."""
+
+import argparse
+import importlib
+import json
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from benchmarks import machine
+from benchmarks.core import Row, SkippedError, skipped
+
+MODULES: Final = {
+    "start": "bench_start",
+    "submit": "bench_submit",
+    "build-prefix": "bench_prefix",
+    "build-cold": "bench_cold",
+    "register": "bench_register",
+    "runs": "bench_runs",
+    "score": "bench_score",
+    "events": "bench_events",
+    "recovery": "bench_recovery",
+    "lists": "bench_lists",
+    "demo": "bench_demo",
+}
+
+
+def measure(name: str) -> list[Row]:
+    """Measure one figure; what cannot be measured becomes a row that says why."""
+    module = importlib.import_module(f"benchmarks.{MODULES[name]}")
+    try:
+        rows: list[Row] = module.rows()
+    except SkippedError as error:
+        return [skipped(name, str(error))]
+    except Exception as error:  # noqa: BLE001 - the other figures are still wanted
+        traceback.print_exc()
+        return [Row(name, f"failed: {type(error).__name__}: {error}".splitlines()[0], None, "", "", 0, met=False)]
+    return rows
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Return the rows as aligned text."""
+    head = ("id", "what", "value", "against", "ratio", "goal", "runs", "")
+    lines = [head, *(_cells(row) for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    value = "" if row.value is None else f"{_number(row.value)} {row.unit}".strip()
+    against = "" if row.against is None else f"{_number(row.against)} ({row.peer})"
+    ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
+    verdict = {True: "met", False: "MISSED", None: ""}[row.met]
+    return (row.id, row.what, value, against, ratio, row.goal, str(row.runs), verdict)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure what is named, or everything."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(MODULES))
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write machine and rows as JSON")
+    found = parser.parse_args(arguments)
+    unknown = [name for name in found.names if name not in MODULES]
+    if unknown:
+        parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(MODULES)}")
+    here = machine.look()
+    print(here.header(), flush=True)
+    rows: list[Row] = []
+    for name in found.names or MODULES:
+        began = time.perf_counter()
+        print(f"{name} …", end=" ", file=sys.stderr, flush=True)
+        rows += measure(name)
+        print(f"{time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
+    print(table(rows))
+    if found.json:
+        found.json.write_text(
+            json.dumps({"machine": here.shown(), "rows": [row.shown() for row in rows]}, indent=1) + "\n"
+        )
+    return 1 if any(row.what.startswith("failed") for row in rows) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
