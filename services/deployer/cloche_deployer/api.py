@@ -19,6 +19,7 @@ from cloche_shared.contracts.common import Digest, Name, Strict, Variables
 from cloche_shared.contracts.references import EnvironmentRef, InlineEnvironment, ModelRef, References
 from cloche_shared.contracts.runs import Resources
 from cloche_shared.contracts.services import ServiceSpec
+from cloche_shared.errors import Internal
 from cloche_shared.http.caller import Caller, may
 from cloche_shared.http.conditions import Matching, Once, Preferred, RequestKey, etag_of
 from cloche_shared.http.files import files_router
@@ -38,6 +39,16 @@ Remover = Annotated[Caller, may("services.delete")]
 KeyHolder = Annotated[Caller, may("services.keys")]
 ServiceName = Annotated[Name, Path(description="The service's name.")]
 _POLL = 0.05
+_SCORING_ANSWERS = {
+    200: "What run() returned.",
+    400: "The body is not what run() takes.",
+    404: "There is no such service, or no such version of the swagger document.",
+    405: "The script does not take this method.",
+    415: "The script takes JSON.",
+    431: "A request id is over 100 characters.",
+    500: "run() raised, or took longer than it may.",
+}
+"""What the scoring front says besides the problems of every route (docs/reference/scoring-contract.md)."""
 
 
 class ServiceUpdate(Strict):
@@ -94,6 +105,7 @@ def service_router(parts: Parts) -> APIRouter:
     _add_changing(routes, parts)
     _add_keys(routes, parts)
     _add_log(routes, parts)
+    _add_scoring(routes)
     whole = APIRouter()
     for one in (files_router("services", parts.blobs, "deployer"), routes):
         whole.routes.extend(one.routes)
@@ -252,3 +264,23 @@ async def _followed(driver: Driver, stream: StreamId) -> AsyncIterator[ServerEve
         async for chunk in living[-1].follow():
             yield ServerEvent(chunk.decode(errors="replace"))
     yield ServerEvent("{}", event="end")
+
+
+def _add_scoring(routes: APIRouter) -> None:
+    """Document the scoring routes, which the scoring front answers before any request gets here."""
+    said: dict[int | str, dict[str, object]] = {
+        status: {"description": text, "content": {"application/json": {}, "text/plain": {}}}
+        for status, text in _SCORING_ANSWERS.items()
+    }
+
+    @routes.post("/{name}/score", response_class=Response, responses=said, summary="Score: call the script's run()")
+    async def score(caller: Reader, name: ServiceName) -> Response:
+        raise Internal("scoring_not_mounted", f"Nothing scores for {name} of {caller.project} here.")
+
+    @routes.get("/{name}/health", response_class=Response, responses=said, summary="Tell whether workers can answer")
+    async def health(caller: Reader, name: ServiceName) -> Response:
+        raise Internal("scoring_not_mounted", f"Nothing scores for {name} of {caller.project} here.")
+
+    @routes.get("/{name}/swagger.json", response_class=Response, responses=said, summary="Describe run()'s input")
+    async def swagger(caller: Reader, name: ServiceName) -> Response:
+        raise Internal("scoring_not_mounted", f"Nothing scores for {name} of {caller.project} here.")
