@@ -346,4 +346,5 @@ def _acted_once(history: History, streams: Mapping[str, Facts]) -> Iterator[Viol
 
 def _finished(history: History, streams: Mapping[str, Facts]) -> Iterator[Violation]:
     yield from (Violation("I14", sentence) for sentence in history.unsettled)
+    yield from (Violation("I9", sentence) for sentence in history.left_over)
     yield from (Violation("I8", f"{letter} became a dead letter") for letter in history.buried)

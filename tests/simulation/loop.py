@@ -90,7 +90,7 @@ class SeededLoop(asyncio.BaseEventLoop):
         super().__init__()
         self._now = 0.0
         self._timer_cancelled_count = 0
-        self._draw = random.Random(seed)
+        self._random = random.Random(seed).random
         self._numbers = 0
         self._kept: list[asyncio.Task[Any]] = []
         self._stopped: dict[Owner, None] = {}
@@ -113,6 +113,10 @@ class SeededLoop(asyncio.BaseEventLoop):
         self.closing = True
         for owner in self._stopped:
             self.resume(owner)
+
+    def left(self) -> list[asyncio.Task[Any]]:
+        """Return the tasks that have not ended, in the order of their creation."""
+        return [task for task in self._kept if not task.done()]
 
     def create_future(self) -> asyncio.Future[Any]:
         self._numbers += 1
@@ -140,7 +144,7 @@ class SeededLoop(asyncio.BaseEventLoop):
             ready.append(timer)
         if not ready:
             return
-        chosen = self._draw.randrange(len(ready))
+        chosen = int(self._random() * len(ready))
         ready.rotate(-chosen)
         handle = ready.popleft()
         ready.rotate(chosen)
@@ -200,14 +204,14 @@ def simulate(seed: int | str, history: Callable[[], Coroutine[Any, Any, T]]) -> 
 def _finish(loop: SeededLoop) -> None:
     """End what is left, also what was killed, so that nothing complains about it later."""
     for _ in range(LAST_ROUNDS):
-        left = asyncio.all_tasks(loop)
+        left = loop.left()
         if not left:
             break
         for task in left:
             task.cancel()
         with contextlib.suppress(StuckError):
             loop.run_until_complete(asyncio.wait(left, timeout=1.0))
-    for task in asyncio.all_tasks(loop):
+    for task in loop.left():
         task._log_destroy_pending = False  # type: ignore[attr-defined]
     with contextlib.suppress(StuckError):
         loop.run_until_complete(loop.shutdown_asyncgens())

@@ -48,6 +48,10 @@ class Machine:
         """Return how many groups live."""
         return sum(group.exit is None for group in self.groups.groups.values())
 
+    def remains(self) -> list[str]:
+        """Return the attempts of which something is here: a group, a working folder, a journal."""
+        return sorted({*self.groups.groups, *self.disk.work, *self.disk.journals})
+
     def _program(self, spec: ProcessSpec) -> Program:
         draw = random.Random(f"{self._seed}/{spec.id}")
         gpus = tuple(uuid for uuid in spec.env["CUDA_VISIBLE_DEVICES"].split(",") if uuid)

@@ -123,11 +123,14 @@ async def _settle(world: World) -> None:
     while world.loop.time() < began + PATIENCE_S:
         if world.loop.time() > began + PATIENCE_S / 4:
             await _cancel_what_services_displace(world)
-        if not world.pending.open() and world.caught_up() and all(slot.ready for slot in world.slots):
+        is_up = all(slot.ready for slot in world.slots)
+        if is_up and not world.pending.open() and world.caught_up() and not world.left_over():
             return
         await asyncio.sleep(0.5)
+    world.history.left_over = world.left_over()
     down = [f"{slot.name} does not come up" for slot in world.slots if not slot.ready]
-    world.history.unsettled.extend([*world.pending.open(), *down] or ["some events were not read by some group"])
+    unread = [] if world.caught_up() else ["some events were not read by some group"]
+    world.history.unsettled.extend([*world.pending.open(), *down, *unread])
 
 
 def _sent(world: World) -> list[Sent]:

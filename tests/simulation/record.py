@@ -96,6 +96,8 @@ class History:
     buried: list[str] = field(default_factory=list)
     read_back: list[str] = field(default_factory=list)
     """Sentences about accepted things that a live service does not show."""
+    left_over: list[str] = field(default_factory=list)
+    """What lives on, or lies on a node, although nothing needs it any more."""
     unsettled: list[str] = field(default_factory=list)
     """What had not come to its end long after the faults stopped."""
 
@@ -151,6 +153,7 @@ class Pending:
         self.revisions: dict[tuple[str, int], None] = {}
         self.requests: dict[str, None] = {}
         self.held: dict[tuple[str, str], None] = {}
+        self.serving: dict[str, int] = {}
         self._answered: set[str] = set()
 
     def take(self, entry: Entry) -> None:
@@ -191,6 +194,10 @@ class Pending:
             self.revisions[subject, data["revision"]] = None
         elif name in {"ServiceDeployed", "ServiceFailed"}:
             self.revisions.pop((subject, data["revision"]), None)
+        if name == "ServiceDeployed":
+            self.serving[subject] = data["revision"]
+        elif name == "ServiceDeleted" or (name == "ServiceFailed" and self.serving.get(subject) == data["revision"]):
+            self.serving.pop(subject, None)
 
     def open(self) -> list[str]:
         """Return sentences about what is still open."""

@@ -161,6 +161,12 @@ def test_what_does_not_settle_is_told() -> None:
     assert broken(found) == {"I14"}
 
 
+def test_nothing_outlives_what_needs_it() -> None:
+    found = history()
+    found.left_over.append("run-a-1 is on node-1")
+    assert broken(found) == {"I9"}
+
+
 def test_a_healthy_message_never_becomes_a_dead_letter() -> None:
     found = history()
     found.buried.append("7 of runner")

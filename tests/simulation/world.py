@@ -222,6 +222,18 @@ class World:
         )
         return not unsent and not any(behind)
 
+    def left_over(self) -> list[str]:
+        """Return what is still on the machines although every run has ended."""
+        found = [f"{name} is on {machine.name}" for machine in self.machines for name in machine.remains()]
+        for (stream, incarnation, revision), workers in self.workshop.workers.items():
+            if self.pending.serving.get(str(stream)) != revision:
+                found += [
+                    f"{worker.id} of {stream}, revision {incarnation}.{revision}, lives"
+                    for worker in workers
+                    if worker.ended_at is None
+                ]
+        return found
+
 
 class Incarnation:
     """One process of a service: everything that it runs dies with its owner."""
