@@ -4,11 +4,9 @@ Ignore files are `.clocheignore`, else `.amlignore`, else `.gitignore`, in the f
 gitignore's patterns. Version control, caches and virtual environments are never sent.
 """
 
-import fnmatch
 import hashlib
 import os
-import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +17,10 @@ from cloche_shared.store.paths import check_path
 from cloche_shared.store.requirements import inline_includes
 
 IGNORE_FILES = (".clocheignore", ".amlignore", ".gitignore")
-NEVER = (".git/", ".hg/", ".svn/", "__pycache__/", ".venv/", "venv/", ".ipynb_checkpoints/", ".cloche/", "*.pyc")
+NEVER_FOLDERS = frozenset(
+    {".git", ".hg", ".svn", "__pycache__", ".venv", "venv", ".ipynb_checkpoints", ".cloche", ".mypy_cache", ".tox"}
+)
+NEVER_ENDINGS = (".pyc", ".pyo")
 MAX_FILES = 10_000
 MAX_BYTES = 300 * 1024 * 1024
 CHUNK = 1024 * 1024
@@ -36,39 +37,21 @@ class Snapshot:
 
 
 class Ignore:
-    """gitignore's patterns: the last one that matches decides; `!` takes back; a `/` anchors."""
+    """What is left out: what never belongs to a snapshot, and what the folder's ignore file says."""
 
-    def __init__(self, lines: list[str]) -> None:
-        self._rules: list[tuple[bool, bool, re.Pattern[str]]] = []
-        for line in lines:
-            text = line.rstrip("\n").rstrip()
-            if not text or text.startswith("#"):
-                continue
-            keep, text = text.startswith("!"), text.removeprefix("!")
-            only_folders, text = text.endswith("/"), text.rstrip("/")
-            anchored, text = "/" in text, text.lstrip("/")
-            self._rules.append((keep, only_folders, re.compile(_pattern(text, anchored=anchored))))
+    def __init__(self, lines: list[str] | None = None) -> None:
+        self._says: Callable[[str], bool] = lambda _path: False
+        if lines is not None:
+            import pathspec  # noqa: PLC0415 - only where a folder has an ignore file
+
+            self._says = pathspec.GitIgnoreSpec.from_lines(lines).match_file
 
     def __call__(self, path: str, *, folder: bool) -> bool:
         """Whether a path (relative, with `/`) is left out."""
-        ignored = False
-        for keep, only_folders, pattern in self._rules:
-            if (folder or not only_folders) and pattern.fullmatch(path):
-                ignored = not keep
-        return ignored
-
-
-def _pattern(text: str, *, anchored: bool) -> str:
-    parts = []
-    for part in text.split("/"):
-        if part == "**":
-            parts.append("**")
-        else:
-            translated = fnmatch.translate(part).replace(r"(?s:", "").removesuffix(r")\Z")
-            parts.append(translated.replace(".*", "[^/]*"))
-    body = "/".join(parts)
-    body = body.replace("**/", "(?:[^/]+/)*").replace("/**", "/.+").replace("**", ".+")
-    return body if anchored else f"(?:.*/)?{body}"
+        name = path.rpartition("/")[2]
+        if folder:
+            return name in NEVER_FOLDERS or self._says(f"{path}/")
+        return name.endswith(NEVER_ENDINGS) or self._says(path)
 
 
 def take(folder: Path, cache: "DigestCache") -> Snapshot:
@@ -122,8 +105,8 @@ def _rules(folder: Path) -> Ignore:
     for name in IGNORE_FILES:
         path = folder / name
         if path.is_file():
-            return Ignore([*NEVER, *path.read_text(errors="replace").splitlines()])
-    return Ignore(list(NEVER))
+            return Ignore(path.read_text(errors="replace").splitlines())
+    return Ignore()
 
 
 def _walk(root: Path, ignored: Ignore, below: str = "") -> Iterator[tuple[str, Path]]:

@@ -1,0 +1,97 @@
+"""Folders as snapshots."""
+
+from pathlib import Path
+
+import pytest
+
+from cloche._errors import Invalid, NotFound
+from cloche._files import DigestCache, requirements_text, take, take_one
+from cloche._operations import environment_reference, model_reference, split_script
+
+
+def folder(root: Path, **files: str) -> Path:
+    for name, text in files.items():
+        path = root / name.replace("__", "/").replace("_dot_", ".")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+def names(root: Path) -> list[str]:
+    return [entry.path for entry in take(root, DigestCache()).manifest.files]
+
+
+def test_a_snapshot_holds_every_file_sorted(tmp_path: Path) -> None:
+    folder(tmp_path, b_dot_py="", a_dot_py="", data__x_dot_txt="")
+    assert names(tmp_path) == ["a.py", "b.py", "data/x.txt"]
+
+
+def test_the_same_files_give_the_same_digest(tmp_path: Path) -> None:
+    one = take(folder(tmp_path / "one", x_dot_py="1"), DigestCache())
+    two = take(folder(tmp_path / "two", x_dot_py="1"), DigestCache())
+    assert one.digest == two.digest
+    assert one.digest != take(folder(tmp_path / "two", x_dot_py="2"), DigestCache()).digest
+
+
+def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
+    cache = DigestCache()
+    first = take(folder(tmp_path, x_dot_py="1"), cache).digest
+    assert take(folder(tmp_path, x_dot_py="22"), cache).digest != first
+
+
+@pytest.mark.parametrize("name", [".clocheignore", ".amlignore", ".gitignore"])
+def test_an_ignore_file_keeps_files_out(name: str, tmp_path: Path) -> None:
+    folder(tmp_path, a_dot_py="", data__big_dot_bin="", data__keep_dot_txt="", notes_dot_log="")
+    (tmp_path / name).write_text("*.log\ndata/*\n!data/keep.txt\n")
+    assert names(tmp_path) == [name, "a.py", "data/keep.txt"]
+
+
+def test_our_own_ignore_file_goes_before_the_others(tmp_path: Path) -> None:
+    folder(tmp_path, a_dot_py="", b_dot_py="")
+    (tmp_path / ".clocheignore").write_text(".*ignore\na.py\n")
+    (tmp_path / ".gitignore").write_text("b.py\n")
+    assert names(tmp_path) == ["b.py"]
+
+
+def test_environments_and_version_control_never_travel(tmp_path: Path) -> None:
+    folder(tmp_path, x_dot_py="", _dot_git__config="", _dot_venv__lib="", pkg____pycache____x_dot_pyc="", y_dot_pyc="")
+    assert names(tmp_path) == ["x.py"]
+
+
+def test_links_to_folders_are_not_followed(tmp_path: Path) -> None:
+    folder(tmp_path, x_dot_py="")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    assert names(tmp_path) == ["x.py"]
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(NotFound) as missing:
+        take_one(tmp_path / "nowhere", DigestCache())
+    assert missing.value.code == "source_not_found"
+    assert "nowhere" in missing.value.what
+
+
+def test_requirements_are_written_into_one_text(tmp_path: Path) -> None:
+    folder(tmp_path, base_dot_txt="numpy==1.26.4\n", all_dot_txt="-r base.txt\nscipy\n")
+    assert requirements_text(tmp_path / "all.txt").split() == ["numpy==1.26.4", "scipy"]
+    with pytest.raises(NotFound) as missing:
+        requirements_text(tmp_path / "none.txt")
+    assert missing.value.code == "requirements_not_found"
+
+
+def test_a_script_is_found_in_its_folder_or_below_the_source(tmp_path: Path) -> None:
+    folder(tmp_path, src__train_dot_py="", other_dot_py="")
+    assert split_script(tmp_path / "src/train.py", None) == (tmp_path / "src", "train.py")
+    assert split_script("src/train.py", tmp_path) == (tmp_path, "src/train.py")
+    with pytest.raises(Invalid) as outside:
+        split_script(tmp_path / "other.py", tmp_path / "src")
+    assert outside.value.code == "script_outside_source"
+
+
+def test_references_are_read_as_people_write_them() -> None:
+    assert environment_reference("e") == {"name": "e"}
+    assert environment_reference("e:3") == {"name": "e", "version": "3"}
+    assert environment_reference("e@prod") == {"name": "e", "label": "prod"}
+    assert environment_reference("e:latest") == environment_reference("e@latest") == {"name": "e"}
+    assert environment_reference({"name": "e", "definition": {}}) == {"name": "e", "definition": {}}
+    assert model_reference("m:2") == {"name": "m", "version": "2"}
