@@ -7,12 +7,12 @@ from pathlib import Path
 
 from pydantic import BaseModel, SecretStr
 
-import cloche_shared.contracts.facts as contracts
 from cloche._embedded import Settings
 from cloche_shared.contracts.fact import Fact, fact_type
+from cloche_shared.contracts.facts import builder, common, deployer, registry, runner
 
 HERE = Path(__file__).parent / "reference"
-RULERS = ("registry", "builder", "runner", "deployer", "everybody")
+OWNERS = {"registry": registry, "builder": builder, "runner": runner, "deployer": deployer, "every service": common}
 
 
 def settings_page() -> str:
@@ -83,14 +83,12 @@ def _type(annotation: object) -> str:
 
 
 def _by_owner() -> dict[str, list[type[Fact]]]:
-    """Return the facts under the rulers of their module, in its order."""
+    """Return the facts by owner, in the order of their modules."""
     found: dict[str, list[type[Fact]]] = {}
-    owner = ""
-    for line in inspect.getsource(contracts).splitlines():
-        if line.startswith("# --- "):
-            owner = next(ruler for ruler in RULERS if ruler in line)
-        elif line.startswith("class ") and line.endswith("(Fact):"):
-            found.setdefault(owner, []).append(getattr(contracts, line[6:-7]))
+    for owner, module in OWNERS.items():
+        facts = [one for _, one in inspect.getmembers(module, inspect.isclass) if one.__module__ == module.__name__]
+        ours = [one for one in facts if issubclass(one, Fact)]
+        found[owner] = sorted(ours, key=lambda one: inspect.getsourcelines(one)[1])
     return found
 
 

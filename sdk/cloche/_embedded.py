@@ -194,68 +194,96 @@ class Embedded:
     runner: runner.Runner
 
 
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """The real adapters of one machine, opened."""
+
+    store: SqliteFile
+    http: HttpClient
+    blobs: FileBlobStore
+    interpreters: Interpreters
+    files: LocalNodeFiles
+    executor: LocalExecutor
+    sockets: Path
+    clock: SystemClock
+    random: SystemRandom
+
+    def platform(self, service: str, access: AccessTable, installation: str) -> Platform:
+        """Return what a service is built from."""
+        return Platform(
+            journal=self.store.journal(service),
+            views=self.store.views(service),
+            leases=self.store.leases(service),
+            bus=self.store.bus(),
+            blobs=self.blobs,
+            clock=self.clock,
+            random=self.random,
+            http=self.http,
+            access=access,
+            installation=installation,
+            exclusive=True,
+            relays=False,
+        )
+
+
+@asynccontextmanager
+async def _machine(home: Path, delay: float) -> AsyncIterator[Machine]:
+    """Open what this machine offers, in the data folder; close it in the opposite order."""
+    node, uv = home / "node", home / "builder" / "uv"
+    node.mkdir(exist_ok=True)
+    uv.mkdir(parents=True, exist_ok=True)
+    interpreters = Interpreters(managed=uv / "python")
+    async with contextlib.AsyncExitStack() as stack:
+        store = await SqliteFile.open(home / "cloche.db", delay=delay)
+        stack.push_async_callback(store.close)
+        http, files = HttpClient(), LocalNodeFiles(node, interpreters)
+        executor = LocalExecutor(node / "processes")
+        for part in (http, files, executor):
+            stack.push_async_callback(part.close)
+        sockets = stack.enter_context(_sockets(home))
+        blobs = FileBlobStore(home / "blobs")
+        yield Machine(store, http, blobs, interpreters, files, executor, sockets, SystemClock(), SystemRandom())
+
+
 @asynccontextmanager
 async def _compose(home: Path, found: Settings, log: Log, base_url: Callable[[], str]) -> AsyncIterator[Embedded]:
-    random, clock = SystemRandom(), SystemClock()
-    identity = _identity(home, random)
-    access = AccessTable(identity.pepper, clock)
-    store = await SqliteFile.open(home / "cloche.db", delay=found.embedded.delay)
-    async with contextlib.AsyncExitStack() as stack:
-        stack.push_async_callback(store.close)
-        http = HttpClient()
-        stack.push_async_callback(http.close)
-        blobs = FileBlobStore(home / "blobs")
-        node_home = home / "node"
-        node_home.mkdir(exist_ok=True)
-        (home / "builder" / "uv").mkdir(parents=True, exist_ok=True)
-        interpreters = Interpreters(managed=home / "builder" / "uv" / "python")
-        files = LocalNodeFiles(node_home, interpreters)
-        stack.push_async_callback(files.close)
-        executor = LocalExecutor(node_home / "processes")
-        stack.push_async_callback(executor.close)
-        sockets = stack.enter_context(_sockets(home))
+    identity = _identity(home, SystemRandom())
+    async with _machine(home, found.embedded.delay) as machine:
+        access = AccessTable(identity.pepper, machine.clock)
 
-        def platform_of(name: str) -> Platform:
-            return Platform(
-                journal=store.journal(name),
-                views=store.views(name),
-                leases=store.leases(name),
-                bus=store.bus(),
-                blobs=blobs,
-                clock=clock,
-                random=random,
-                http=http,
-                access=access,
-                installation=identity.installation,
-                exclusive=True,
-                relays=False,
-            )
+        def platform_of(service: str) -> Platform:
+            return machine.platform(service, access, identity.installation)
 
         registry_service = registry.build(platform_of("registry"), found.registry, identity.pepper)
         await registry_service.ensure_bootstrap_key(identity.token)
+        files = machine.files
         own = builder.embedded_ports(
-            home / "builder", found.builder, interpreters=interpreters, prove=files.prefix, warm=files.warm
+            home / "builder", found.builder, interpreters=machine.interpreters, prove=files.prefix, warm=files.warm
         )
         builder_service = builder.build(platform_of("builder"), found.builder, own)
-        node = runner.local_node(node_home, executor, files, NvmlDevices())
+        node = runner.local_node(home / "node", machine.executor, files, NvmlDevices())
         runner_settings = found.runner.model_copy(update={"node": found.runner.node or f"n{identity.installation}"})
         runner_service = runner.build(platform_of("runner"), runner_settings, node)
-        stage = NodeStage(
-            NodeParts(
-                executor=executor,
-                files=files,
-                blobs=blobs,
-                random=random,
-                runtime=Path(str(cloche_runtime.__file__)).parent.parent,
-                sockets=sockets,
-                base_env={"PATH": BASE_PATH, "LANG": "C.UTF-8", "HOME": str(node_home)},
-                orphan_after=found.deployer.orphan_after,
-            )
-        )
+        stage = _stage(home, machine, found.deployer)
         extras = deployer.Extras(stage, identity.pepper, base_url, code_version=__version__)
         deployer_service = deployer.build(platform_of("deployer"), found.deployer, extras)
         services: tuple[Service, ...] = (registry_service, builder_service, runner_service, deployer_service)
         yield Embedded(services, _app(services, found, access, log, identity), runner_service)
+
+
+def _stage(home: Path, machine: Machine, found: DeployerSettings) -> NodeStage:
+    return NodeStage(
+        NodeParts(
+            executor=machine.executor,
+            files=machine.files,
+            blobs=machine.blobs,
+            random=machine.random,
+            runtime=Path(str(cloche_runtime.__file__)).parent.parent,
+            sockets=machine.sockets,
+            base_env={"PATH": BASE_PATH, "LANG": "C.UTF-8", "HOME": str(home / "node")},
+            orphan_after=found.orphan_after,
+        )
+    )
 
 
 def _app(services: tuple[Service, ...], found: Settings, access: AccessTable, log: Log, identity: Identity) -> App:
