@@ -78,18 +78,26 @@ class Writer:
         )
 
     async def _again(self, documents: Sequence[Document]) -> list[Verdict]:
-        """Insert one by one; compare bytes where a key is held."""
+        """Insert all that is left in one call, as the first time; compare bytes where a key is held.
+
+        One by one, a crash could come between an effect and its answer, which an atomic store never shows.
+        """
         verdicts: list[Verdict] = []
-        for document in documents:
-            verdict = (await self.journal.append_many([document]))[0]
-            if verdict is Verdict.DUPLICATE:
-                held = await self.journal.get(document.key)
-                if held is not None and held.body == document.body:
-                    verdict = Verdict.INSERTED
-            verdicts.append(verdict)
-            if verdict is not Verdict.INSERTED:
-                break
+        while len(verdicts) < len(documents):
+            rest = documents[len(verdicts) :]
+            found = await self.journal.append_many(rest)
+            inserted = found.count(Verdict.INSERTED)
+            verdicts += found[:inserted]
+            if inserted < len(rest):
+                verdicts.append(await self._whose(rest[inserted]))
+                if verdicts[-1] is Verdict.DUPLICATE:
+                    break
         return verdicts + [Verdict.SKIPPED] * (len(documents) - len(verdicts))
+
+    async def _whose(self, document: Document) -> Verdict:
+        """Tell whether a key is held by this very document."""
+        held = await self.journal.get(document.key)
+        return Verdict.INSERTED if held is not None and held.body == document.body else Verdict.DUPLICATE
 
     async def answered(self, project: str, request_id: str) -> Outcome | None:
         """Return what a request was answered, if it was."""
