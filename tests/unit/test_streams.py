@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from pydantic import BaseModel, ConfigDict
@@ -58,6 +59,16 @@ async def test_each_change_is_the_next_document_of_its_stream() -> None:
     for expected in (1, 2, 3):
         assert (await ours.change(STREAM, origin(), count_up)).seq == expected
     assert list(store.documents) == [STREAM.key(seq) for seq in (1, 2, 3)]
+
+
+async def test_what_a_service_does_by_itself_is_caused_by_what_the_stream_held_last() -> None:
+    store = MemoryStore()
+    ours = streams(store)
+    by_itself = replace(origin(), follows=True)
+    for one in (origin(), by_itself, replace(by_itself, cause="other#0")):
+        await ours.change(STREAM, one, count_up)
+    causes = [written(document).cause for document in store.documents.values()]
+    assert causes == ["", f"{STREAM.key(1)}#0", "other#0"]
 
 
 async def test_writers_with_stale_caches_lose_nothing() -> None:

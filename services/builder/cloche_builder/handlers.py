@@ -145,7 +145,7 @@ class Builds:
         self, stream: StreamId, correlation: str, decide: Callable[[Build], Decision], *, cause: str = ""
     ) -> Changed[Build]:
         """Record what is decided, and tell those who follow the build."""
-        origin = Origin(Actor(f"service:{SERVICE}"), correlation, cause=cause)
+        origin = Origin(Actor(f"service:{SERVICE}"), correlation, cause=cause, follows=True)
         changed = await self.streams.change(stream, origin, decide)
         if changed.facts:
             self.signals.notify(str(stream))

@@ -46,8 +46,8 @@ def node_kind() -> Kind[Node]:
 
 
 def service_origin(correlation: str = "", cause: str = "") -> Origin:
-    """Return the origin of what the runner does by itself."""
-    return Origin(Actor(f"service:{SERVICE}"), correlation or "runner", cause=cause)
+    """Return the origin of what the runner does by itself; within a chain each step follows the one before."""
+    return Origin(Actor(f"service:{SERVICE}"), correlation or "runner", cause=cause, follows=bool(correlation))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """A commit: the one document that is state change, audit record and outgoing message at once."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import orjson
 
@@ -49,6 +49,7 @@ class Origin:
 
     `request_id` makes a request act once (empty: nobody will ask again); `reply_to` is the aggregate
     that waits for the answer; `cause` the event's id that led here; `correlation` names the chain.
+    `follows`: a service goes on by itself, so what the stream held last is the cause, unless one is named.
     """
 
     actor: Actor
@@ -57,6 +58,13 @@ class Origin:
     reply_to: str = ""
     cause: str = ""
     traceparent: str = ""
+    follows: bool = False
+
+    def behind(self, stream: StreamId, seq: int) -> "Origin":
+        """Return the origin of what comes behind document `seq` of a stream (0: there is none)."""
+        if not self.follows or self.cause or not seq:
+            return self
+        return replace(self, cause=f"{stream.key(seq)}#0")
 
     @classmethod
     def of_event(cls, event: Event, service: str, *, asks: bool = False) -> "Origin":

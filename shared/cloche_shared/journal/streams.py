@@ -189,6 +189,7 @@ class Streams(Generic[S]):
         self, stream: StreamId, origin: Origin, present: Present[S], facts: tuple[Fact, ...], outcome: Outcome | None
     ) -> Changed[S] | Present[S]:
         seq = present.seq + 1
+        origin = origin.behind(stream, present.seq)
         commit = Commit(
             self._writer.unique(), facts, origin, self._writer.now(), outcome.to_json() if outcome is not None else None
         )
