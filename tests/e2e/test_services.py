@@ -1,12 +1,15 @@
 """Scoring services: deployed, scored, updated under load, deleted, and back after a restart."""
 
 import json
+import os
+import signal
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,6 +50,18 @@ def model(client: Client, name: str, folder: Path, text: str) -> str:
     folder.mkdir(exist_ok=True)
     (folder / "word.txt").write_text(text)
     return client.models.register(name, path=folder / "word.txt").version
+
+
+def answer_of(client: Client, name: str, data: object, key: str | None = None) -> Any:
+    """Return what a service answers, as soon as it answers."""
+
+    def ask() -> list[object]:
+        try:
+            return [client.services.score(name, data, key=key)]
+        except ClocheError:
+            return []
+
+    return eventually(ask, f"{name} answers")[0]
 
 
 def test_a_service_is_deployed_and_scored_by_the_command_line(
@@ -186,7 +201,8 @@ def test_an_update_to_a_new_model_version_drops_no_request(
     for one in loaders:
         one.start()
     try:
-        deployed(client, service_name, code, model=f"{name}:2", update=True)
+        eventually(lambda: len(words) > 10, "the load is on")
+        assert deployed(client, service_name, code, model=f"{name}:2", update=True).active_revision == 2
         eventually(lambda: words[-1] == "two", "the new version answers")
     finally:
         stop.set()
@@ -203,9 +219,8 @@ def test_an_update_that_fails_leaves_the_former_revision_in_place(
 ) -> None:
     name = unique("svc")
     deployed(client, name, script(SCORE, "score.py"))
-    client.services.deploy(
-        name, script("def init(): raise ValueError('no luck')\ndef run(d): pass", "s.py"), update=True, **SMALL
-    )  # type: ignore[arg-type]
+    failing = script("def init(): raise ValueError('no luck')\ndef run(data): pass", "s.py")
+    client.services.deploy(name, failing, update=True, **SMALL)
     found = client.services.wait(name, timeout=PATIENCE)
     assert found.active_revision == 1
     assert found.error is not None
@@ -233,18 +248,9 @@ def test_a_worker_that_dies_is_replaced(client: Client, unique: Names, script: S
     service = deployed(client, unique("svc"), code)
     former = service.score({})
     assert isinstance(former, int)
-    import os  # noqa: PLC0415 - only here
-    import signal  # noqa: PLC0415 - only here
-
     os.kill(former, signal.SIGKILL)
 
-    def answered() -> bool:
-        try:
-            return service.score({}) != former
-        except ClocheError:
-            return False
-
-    eventually(answered, "another worker answers")
+    assert answer_of(client, service.name, {}) != former
     service.delete()
 
 
@@ -256,13 +262,12 @@ def test_services_come_back_after_a_restart_with_the_same_keys(
     with server.client() as client:
         model(client, name, tmp_path / "files", "kept")
         service = deployed(client, name, script(MODEL_SCORE, "score.py"), model=name)
-        keys, before = service.keys(), service.score({})
+        keys, before = service.keys(), answer_of(client, name, {})
     server.restart()
     with server.client() as client:
-        found = client.services.wait(name, timeout=PATIENCE)
-        assert found.status == "Healthy"
-        after = eventually(lambda: client.services.score(name, {}, key=keys.primary), "it answers")
-        assert after["files"] == before["files"]  # type: ignore[index] # it is an object
+        after = answer_of(client, name, {}, key=keys.primary)
+        assert after["files"] == before["files"]
+        assert client.services.get(name).status == "Healthy"
         assert client.services.keys(name) == keys
 
 
@@ -276,11 +281,4 @@ def test_workers_of_a_killed_server_are_adopted_or_replaced_by_the_next(
     server.kill()
     server.restart()
     with server.client() as client:
-
-        def answered() -> object:
-            try:
-                return client.services.score(name, 1)
-            except ClocheError:
-                return None
-
-        assert eventually(answered, "the service answers again") == {"greeting": "hello", "got": 1}
+        assert answer_of(client, name, 1) == {"greeting": "hello", "got": 1}

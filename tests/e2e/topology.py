@@ -32,7 +32,7 @@ DELAY: Final = float(os.environ.get("CLOCHE_TEST_DELAY") or 0)
 """Seconds by which every delivery between services is delayed."""
 PATIENCE: Final = WAIT + 60 * DELAY
 NICENESS: Final = 5
-SMALL: Final = {"cpus": 0.1, "memory": 64 * 1024 * 1024}
+SMALL: Final[dict[str, Any]] = {"cpus": 0.1, "memory": 64 * 1024 * 1024}
 """Resources of a run that many others may run beside."""
 
 _MOUNT: Final = 'mount -t tmpfs -o size="$1",mode=700 tmpfs "$2" && shift 2 && exec "$@"'
@@ -149,6 +149,7 @@ class Embedded(Topology):
     def start(self, *, port: int = 0) -> dict[str, Any]:
         """Start the server and return when it is ready. What it says instead is returned too (`error`)."""
         self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.reap()
         reading, writing = os.pipe()
         server = [sys.executable, "-P", "-m", "cloche._embedded", "--home", str(self.home)]
         argv = [*self._on_own_disk(), *server, "--port", str(port), "--ready-fd", str(writing)]
@@ -203,9 +204,13 @@ class Embedded(Topology):
     def lives(self) -> bool:
         return bool(self.said) and state(self.pid) not in {"Z", "X"}
 
-    def _gone(self) -> None:
-        if self.process is not None and self.process.pid == self.pid:
+    def reap(self) -> None:
+        if self.process is not None:
             self.process.wait(PATIENCE)
+            self.process = None
+
+    def _gone(self) -> None:
+        self.reap()
         eventually(lambda: not self.lives, "the server ended")
 
     def processes(self) -> list[int]:
@@ -316,4 +321,5 @@ def _end(server: Embedded) -> None:
                     client.runs.cancel(run.id)
                     client.runs.wait(run.id, timeout=PATIENCE)
         server.stop()
+    server.reap()
     eventually(lambda: not server.processes(), "all processes of the server ended", seconds=10)
