@@ -217,13 +217,17 @@ def _check_url(url: str) -> None:
 
 
 def _is_local(host: str) -> bool:
+    """Tell whether a host may be ours or a neighbour's; what URL libraries rewrite (`%31`, wide digits) counts too."""
     host = host.rstrip(".")
+    if not host.isascii() or "%" in host:
+        return True
     if host == "localhost" or host.endswith((".localhost", ".local", ".internal")) or "." not in host:
         return True
     try:
-        return not ipaddress.ip_address(host).is_global
+        address = ipaddress.ip_address(host)
     except ValueError:
         return bool(re.fullmatch(r"[0-9.]+|0x[0-9a-f.x]+", host))
+    return not address.is_global or address.is_multicast
 
 
 def _canonical(requirement: Requirement) -> str:
