@@ -13,7 +13,7 @@ from pathlib import Path
 from cloche._errors import Invalid, NotFound, TooLarge
 from cloche_shared.contracts.files import FileEntry, Manifest
 from cloche_shared.store.hashing import manifest_bytes, sha256_digest
-from cloche_shared.store.paths import check_path
+from cloche_shared.store.paths import check_path, path_fault
 from cloche_shared.store.requirements import inline_includes
 
 IGNORE_FILES = (".clocheignore", ".amlignore", ".gitignore")
@@ -95,10 +95,15 @@ def _snapshot(entries: list[FileEntry], paths: dict[str, Path]) -> Snapshot:
 
 
 def _entry(name: str, digest: str, size: int, *, executable: bool) -> FileEntry:
-    try:
-        return FileEntry(path=name, digest=digest, size=size, executable=executable)
-    except ValueError as error:
-        raise Invalid("unsafe_path", f"The file name {name!r} cannot be sent.", why=str(error)) from error
+    fault = path_fault(name)
+    if fault is not None:
+        raise Invalid(
+            "unsafe_path",
+            f"The file name {name!r} cannot be sent.",
+            why=f"{fault.capitalize()}.",
+            todo="Rename the file, or leave it out with a .clocheignore file.",
+        )
+    return FileEntry(path=name, digest=digest, size=size, executable=executable)
 
 
 def _rules(folder: Path) -> Ignore:
