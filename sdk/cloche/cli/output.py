@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, Protocol, TextIO
 
 from cloche.cli import exits
-from cloche.cli.text import Table, fields
+from cloche.cli.text import Table, fields, visible
 
 Item = Mapping[str, object]
 
@@ -71,7 +71,7 @@ class Output:
 
     def line(self, text: str) -> None:
         """Write a line of data."""
-        self.stdout.write(f"{text}\n")
+        self.stdout.write(f"{visible(text)}\n")
         self.stdout.flush()
 
     def document(self, value: object) -> None:
@@ -92,12 +92,12 @@ class Output:
     def note(self, text: str) -> None:
         """Tell something on the side; nothing with --quiet."""
         if not self.mode.quiet:
-            self.stderr.write(f"{text}\n")
+            self.stderr.write(f"{visible(text)}\n")
             self.stderr.flush()
 
     def warn(self, text: str) -> None:
         """Tell something that must be seen."""
-        self.stderr.write(f"warning: {text}\n")
+        self.stderr.write(f"warning: {visible(text)}\n")
         self.stderr.flush()
 
     def error(self, error: BaseException) -> None:
@@ -105,7 +105,7 @@ class Output:
         if self.mode.json:
             self.stderr.write(f"{as_json({'error': exits.shown(error)})}\n")
         else:
-            first, *rest = exits.lines(error)
+            first, *rest = map(visible, exits.lines(error))
             self.stderr.write("\n".join([self._red(first), *rest]) + "\n")
         self.stderr.flush()
 
@@ -198,7 +198,7 @@ def _rich_table(table: Table) -> None:
         whole = max((len(row[index]) for row in table.rows), default=0) <= _WHOLE
         shown.add_column(column, overflow="fold", no_wrap=index == 0 and whole)
     for row in table.rows:
-        shown.add_row(*[Text(text, style=_STYLES.get(text, "")) for text in row])
+        shown.add_row(*[Text(visible(text), style=_STYLES.get(text, "")) for text in row])
     Console().print(shown)
 
 

@@ -1,5 +1,6 @@
 """How things are written for people: tables, ages, sizes, events. Pure."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -9,6 +10,7 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _STEP = 1024
 _AGES = ((86_400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 DASH = "-"
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 def moment(text: object) -> datetime | None:
@@ -71,6 +73,11 @@ def cell(value: object) -> str:
     return str(value)
 
 
+def visible(text: str) -> str:
+    """Return a text that moves nothing on a terminal: control and direction characters are shown as escapes."""
+    return _UNSEEN.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
 def named(value: object) -> str:
     """Return `name:version` of something that is used."""
     if isinstance(value, Mapping) and "name" in value:
@@ -93,7 +100,7 @@ class Table:
 
     def lines(self) -> list[str]:
         """Return the table aligned by spaces, without anything that a program would have to take off."""
-        whole = [list(self.columns), *[list(row) for row in self.rows]]
+        whole = [list(self.columns), *[[text.replace("\n", " ") for text in row] for row in self.rows]]
         widths = [max(len(row[index]) for row in whole) for index in range(len(self.columns))]
         return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in whole]
 
