@@ -1,0 +1,116 @@
+"""The port Http: what a download must be able to rely on."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from cloche_shared.adapters.http_client import HttpClient
+from cloche_shared.errors import Unavailable
+
+Reply = Callable[[asyncio.StreamWriter, str], Awaitable[None]]
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[HttpClient]:
+    client = HttpClient()
+    yield client
+    await client.close()
+
+
+@asynccontextmanager
+async def server(reply: Reply) -> AsyncIterator[str]:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        try:
+            await reply(writer, head.decode())
+            await writer.drain()
+        finally:
+            writer.close()
+
+    listener = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with listener:
+        yield f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+
+
+async def plain(writer: asyncio.StreamWriter, head: str) -> None:
+    body = head.encode()
+    writer.write(b"HTTP/1.1 200 OK\r\nx-kind: plain\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+
+
+async def test_an_answer_has_status_headers_and_its_bytes(client: HttpClient) -> None:
+    async with server(plain) as url, client.get(f"{url}/file", headers={"x-ask": "yes"}) as answer:
+        body = b"".join([chunk async for chunk in answer.body])
+        assert (answer.status, answer.headers["x-kind"]) == (200, "plain")
+    assert b"GET /file" in body
+    assert b"x-ask: yes" in body.lower()
+
+
+async def test_refusals_are_answers_and_not_errors(client: HttpClient) -> None:
+    async def refuse(writer: asyncio.StreamWriter, _head: str) -> None:
+        writer.write(b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n")
+
+    async with server(refuse) as url, client.get(url) as answer:
+        assert answer.status == 401
+
+
+async def test_redirects_are_followed(client: HttpClient) -> None:
+    async with server(plain) as target:
+
+        async def redirect(writer: asyncio.StreamWriter, _head: str) -> None:
+            writer.write(b"HTTP/1.1 302 Found\r\nlocation: %s/there\r\ncontent-length: 0\r\n\r\n" % target.encode())
+
+        async with server(redirect) as url, client.get(url) as answer:
+            assert b"GET /there" in b"".join([chunk async for chunk in answer.body])
+
+
+async def test_bytes_arrive_as_they_are_sent(client: HttpClient) -> None:
+    more = asyncio.Event()
+
+    async def slowly(writer: asyncio.StreamWriter, _head: str) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\none")
+        await writer.drain()
+        await more.wait()
+        writer.write(b"two")
+
+    async with server(slowly) as url, client.get(url) as answer:
+        chunks = aiter(answer.body)
+        first = await anext(chunks)
+        more.set()
+        assert first + b"".join([chunk async for chunk in chunks]) == b"onetwo"
+
+
+async def test_nobody_there_is_unreachable(client: HttpClient) -> None:
+    async with server(plain) as url:
+        pass
+    with pytest.raises(Unavailable) as refused:
+        async with client.get(url):
+            pass
+    assert refused.value.code == "unreachable"
+
+
+async def test_silence_is_unreachable_after_its_time(client: HttpClient) -> None:
+    hold = asyncio.Event()
+
+    async def say_nothing(_writer: asyncio.StreamWriter, _head: str) -> None:
+        await hold.wait()
+
+    async with server(say_nothing) as url:
+        with pytest.raises(Unavailable) as refused:
+            async with client.get(url, timeout=0.1):
+                pass
+        hold.set()
+    assert refused.value.code == "unreachable"
+
+
+async def test_a_body_that_is_cut_is_unreachable(client: HttpClient) -> None:
+    async def cut(writer: asyncio.StreamWriter, _head: str) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nonly this")
+
+    async with server(cut) as url:
+        with pytest.raises(Unavailable) as refused:
+            async with client.get(url) as answer:
+                async for _ in answer.body:
+                    pass
+    assert refused.value.code == "unreachable"
