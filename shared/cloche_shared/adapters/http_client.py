@@ -11,7 +11,6 @@ from cloche_shared.errors import Unavailable
 from cloche_shared.ports.platform import HttpAnswer
 
 CONNECT_SECONDS = 10.0
-CHUNK = 1 << 18
 
 _AGENT = "cloche/0.1"
 
@@ -45,7 +44,11 @@ class HttpClient:
     def _opened(self) -> httpx2.AsyncClient:
         if self._client is None:
             self._client = httpx2.AsyncClient(
-                verify=_verify(), follow_redirects=True, max_redirects=5, headers={"User-Agent": _AGENT}
+                verify=_verify(),
+                follow_redirects=True,
+                max_redirects=5,
+                # what is downloaded is checked by digest, so it must come as it is stored
+                headers={"User-Agent": _AGENT, "Accept-Encoding": "identity"},
             )
         return self._client
 
@@ -74,7 +77,7 @@ class HttpClient:
 
 async def _body(answer: httpx2.Response) -> AsyncIterator[bytes]:
     try:
-        async for chunk in answer.aiter_raw(CHUNK):
+        async for chunk in answer.aiter_raw():
             yield chunk
     except httpx2.TransportError as error:
         raise _unreachable(error) from error
