@@ -11,6 +11,7 @@ command lines to `ROOT/left.txt`. Standard library only.
 import contextlib
 import fcntl
 import os
+import shutil
 import signal
 import sys
 import time
@@ -32,7 +33,7 @@ def main(root: Path) -> None:
 
 
 def clean(root: Path) -> None:
-    (root / "shared.json").unlink(missing_ok=True)
+    shutil.rmtree(root / "servers", ignore_errors=True)
     homes = root / "homes"
     for pid in processes_of(homes):
         if is_server(pid):

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from cloche import Client, ClocheError
-from tests.e2e.steps import SCORE, SMALL, Names, Scripts, deployed, gone
-from tests.e2e.topology import PATIENCE, Embedded, Topology, eventually
+from tests.e2e.steps import SCORE, Names, Scripts, deployed, gone
+from tests.e2e.topology import PATIENCE, SMALL, Embedded, Topology, eventually, own_address
 
 MODEL_SCORE = """
 import json, os
@@ -90,7 +90,7 @@ def test_both_keys_and_the_token_open_scoring_and_nothing_else_does(
         with topology.rest(authorization=f"Bearer {key}") as rest:
             assert rest.post(path, json=1).status_code == 200
     for header in ("Bearer nonsense", "Basic abc", ""):
-        with topology.rest(authorization=header) as rest:
+        with topology.rest(authorization=header, address=own_address()) as rest:
             answer = rest.post(path, json=1)
         assert answer.status_code == 401
     service.delete()
@@ -103,7 +103,7 @@ def test_a_key_of_a_service_opens_nothing_but_its_scoring(
     one, other = unique("svc"), unique("svc")
     key = deployed(client, one, code).keys().primary
     deployed(client, other, code)
-    with topology.rest(authorization=f"Bearer {key}") as rest:
+    with topology.rest(authorization=f"Bearer {key}", address=own_address()) as rest:
         assert rest.post(f"/api/v1/services/{other}/score", json=1).status_code == 401
         for path in ("runs", "environments", f"services/{one}", f"services/{one}/keys", "events"):
             assert rest.get(f"/api/v1/{path}").status_code == 401
@@ -121,7 +121,7 @@ def test_a_replaced_key_opens_no_more(topology: Topology, client: Client, unique
     path = f"/api/v1/services/{name}/score"
 
     def status(key: str) -> int:
-        with topology.rest(authorization=f"Bearer {key}") as rest:
+        with topology.rest(authorization=f"Bearer {key}", address=own_address()) as rest:
             return rest.post(path, json=1).status_code
 
     assert status(fresh.primary) == 200

@@ -7,11 +7,14 @@ The behaviour suite knows a server only through this. `Topology` is what every t
 import contextlib
 import errno
 import fcntl
+import functools
 import itertools
 import json
 import os
+import random
 import select
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -66,11 +69,15 @@ class Topology:
     def async_client(self) -> AsyncClient:
         return AsyncClient(self.url, self.token, home=self.scratch)
 
-    def rest(self, **headers: str) -> httpx2.Client:
-        """Return an HTTP client with the token; a header given as an empty text is left out."""
+    def rest(self, *, address: str = "", **headers: str) -> httpx2.Client:
+        """Return an HTTP client with the token; a header given as an empty text is left out.
+
+        `address`: where it comes from, for requests whose failures others shall not be held to.
+        """
         given = {"authorization": f"Bearer {self.token}", **headers}
         chosen = {name: value for name, value in given.items() if value}
-        return httpx2.Client(base_url=self.url, headers=chosen, timeout=PATIENCE)
+        transport = httpx2.HTTPTransport(verify=_tls(), local_address=address or None)
+        return httpx2.Client(base_url=self.url, headers=chosen, timeout=PATIENCE, transport=transport)
 
     def environ(self) -> dict[str, str]:
         """Return the environment of a user of the command line."""
@@ -252,25 +259,37 @@ def eventually(holds: "Any", what: str, *, seconds: float = PATIENCE) -> Any:
     return None
 
 
+@functools.cache
+def _tls() -> ssl.SSLContext:
+    """Return one context for all clients: making one costs more than a test's requests."""
+    return ssl.create_default_context()
+
+
+def own_address() -> str:
+    """Return a loopback address that no other test speaks from."""
+    return f"127.{random.randrange(1, 250)}.{random.randrange(250)}.{random.randrange(1, 250)}"
+
+
 # --- one server for all
 
 
 @contextmanager
-def shared_server(root: Path) -> Iterator[Topology]:
-    """Yield the one server of a test session; who comes first starts it, the keeper ends it after the last."""
-    with (root / "start.lock").open("w") as starting:
+def shared_server(root: Path, name: str = "shared", settings: Mapping[str, str] | None = None) -> Iterator[Embedded]:
+    """Yield a server of the whole test session; who comes first starts it, the keeper ends it after the last."""
+    said, scratch = root / "servers" / f"{name}.json", root / f"scratch-{name}-{os.getpid()}"
+    server = Embedded("", "", scratch, home=root / "homes" / name, settings=settings or {})
+    scratch.mkdir(exist_ok=True)
+    said.parent.mkdir(exist_ok=True)
+    with (root / f"{name}.lock").open("w") as starting:
         fcntl.flock(starting, fcntl.LOCK_EX)
-        said = root / "shared.json"
         if not said.exists():
-            server = Embedded("", "", root / "scratch", home=root / "homes" / "shared")
-            server.start()
-            said.write_text(json.dumps({"url": server.url, "token": server.token, "said": server.said}))
+            answer = server.start()
+            assert "error" not in answer, answer
             _let_go(server.process)
-        fcntl.flock(starting, fcntl.LOCK_UN)
-        found = json.loads(said.read_text())
-        scratch = root / f"scratch-{os.getpid()}"
-        scratch.mkdir(exist_ok=True)
-        yield Embedded(found["url"], found["token"], scratch, home=root / "homes" / "shared", said=found["said"])
+            said.write_text(json.dumps({"token": server.token, "said": server.said}))
+    found = json.loads(said.read_text())
+    server.said, server.url, server.token, server.process = found["said"], found["said"]["url"], found["token"], None
+    yield server
 
 
 def _let_go(process: "subprocess.Popen[bytes] | None") -> None:
