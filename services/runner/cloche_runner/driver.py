@@ -6,6 +6,7 @@ adopted at once. Processes that nobody holds a claim for are ended and forgotten
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import structlog
 
@@ -66,6 +67,8 @@ class Driver:
         if present.state.lost:
             await self.end_strangers()
         offer = await self._devices.offer()
+        if core.settings.cpus is not None:
+            offer = replace(offer, cpus=core.settings.cpus)
         await core.change_node(
             self.node, service_origin(), lambda node: node_rules.decide_join(node, offer, core.settings.address)
         )

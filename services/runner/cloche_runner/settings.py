@@ -9,6 +9,7 @@ class RunnerSettings(Section):
     """How runs are accepted, placed, driven and watched. Times in seconds, sizes in bytes.
 
     `node`: this replica's node id; empty: it drives none and only answers requests.
+    `cpus`: how many CPUs the node offers; None: all that this process may use. 0: it takes no run.
     `address`: where other replicas reach this one.
     `snapshot_bytes`, `snapshot_files`: the largest snapshot that is accepted.
     `losses`: attempts that may be lost for reasons of the infrastructure before a run fails.
@@ -25,6 +26,7 @@ class RunnerSettings(Section):
     """
 
     node: str = ""
+    cpus: float | None = Field(default=None, ge=0)
     address: str = ""
     snapshot_bytes: int = Field(default=300 * 1024 * 1024, ge=0)
     snapshot_files: int = Field(default=10_000, ge=0)
