@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import json
+import signal
 import sys
 import time
 import traceback
@@ -63,6 +64,11 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
+def _interrupted(number: int, _frame: object) -> None:
+    """Leave through every `finally`, so that what was started ends."""
+    sys.exit(128 + number)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Measure what is named, or everything."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
@@ -72,6 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
     unknown = [name for name in found.names if name not in MODULES]
     if unknown:
         parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(MODULES)}")
+    signal.signal(signal.SIGTERM, _interrupted)
     here = machine.look()
     print(here.header(), flush=True)
     rows: list[Row] = []

@@ -21,7 +21,7 @@ from cloche_shared.store.hashing import definition_hash, lock_digest
 
 REQUIREMENTS = ("scikit-learn", "pandas")
 PYTHON = "3.11"
-ROUNDS = 9
+ROUNDS = 7
 COMPILED_ROUNDS = 2
 GOAL_PLAIN, GOAL_COMPILED = 1.0, 0.1
 USABLE = "import pandas, sklearn.linear_model, sys; print(sys.prefix)"

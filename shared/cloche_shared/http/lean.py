@@ -7,12 +7,13 @@ Resolving `caller`, `once` and `body` generically costs more than the command it
 stays what FastAPI reads for the document and what `create_app` checks.
 """
 
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cloche_shared.http.caller import Action
 from cloche_shared.http.conditions import RequestKey, check_key, fingerprint_of
@@ -42,26 +43,50 @@ def lean(routes: APIRouter, path: str, takes: Lean, **documented: Any) -> Callab
     return add
 
 
-def _route_class(takes: Lean) -> type[StrictRoute]:
-    guard = Action(takes.action)
+class LeanRoute(StrictRoute):
+    """Reads the three parts itself; `takes` and `guard` are set by the class that `lean` makes."""
 
-    class LeanRoute(StrictRoute):
-        """Reads the three parts itself."""
+    takes: Lean
+    guard: Action
 
-        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-            endpoint = self.endpoint
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return the handler, which needs nothing of FastAPI."""
+        return self.answer
 
-            async def handler(request: Request) -> Response:
-                caller = await guard(request)
-                raw = await request.body()
-                parse(raw)
-                body = read_body(takes.body, raw)
-                answer: Response = await endpoint(caller=caller, once=request_key(request, raw), body=body)
-                return answer
+    async def answer(self, request: Request) -> Response:
+        """Answer a request."""
+        caller = await self.guard(request)
+        raw = await request.body()
+        parse(raw)
+        body = read_body(self.takes.body, raw)
+        made: Response = await self.endpoint(caller=caller, once=request_key(request, raw), body=body)
+        return made
 
-            return handler
 
-    return LeanRoute
+def _route_class(takes: Lean) -> type[LeanRoute]:
+    return type("LeanRoute", (LeanRoute,), {"takes": takes, "guard": Action(takes.action)})
+
+
+class Shortcut:
+    """Serves lean routes without the way through FastAPI's middlewares and routers, which costs more than a command.
+
+    It stands behind the front, which answers what a route raises as FastAPI's handlers would; `paths`
+    maps whole paths to routes. Everything else goes on to `app`.
+    """
+
+    def __init__(self, app: ASGIApp, paths: Mapping[str, LeanRoute]) -> None:
+        self._app = app
+        self._paths = dict(paths)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection of ASGI."""
+        route = self._paths.get(scope["path"]) if scope.get("method") == "POST" else None
+        if route is None:
+            await self._app(scope, receive, send)
+            return
+        scope["route"] = route
+        made = await route.answer(Request(scope, receive))
+        await made(scope, receive, send)
 
 
 def request_key(request: Request, raw: bytes) -> RequestKey:

@@ -1,0 +1,132 @@
+"""Routes that are served without FastAPI's resolver answer as all others do."""
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Annotated
+
+import httpx2
+import pytest
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from cloche_shared.access import AccessTable, issue_key
+from cloche_shared.adapters.system_clock import SystemClock
+from cloche_shared.adapters.system_random import SystemRandom
+from cloche_shared.contracts.common import Strict
+from cloche_shared.contracts.facts import ApiKeyIssued
+from cloche_shared.errors import Conflict
+from cloche_shared.http.app import AppParts, create_app
+from cloche_shared.http.caller import Caller, may
+from cloche_shared.http.conditions import Once
+from cloche_shared.http.front import FrontParts
+from cloche_shared.http.health import Version
+from cloche_shared.http.lean import Lean, lean
+from cloche_shared.http.policy import FrontPolicy
+from cloche_shared.http.replies import Reply
+from cloche_shared.http.routes import router
+from cloche_shared.http.strict_json import Json
+
+if TYPE_CHECKING:
+    from cloche_shared.http.exchange import Exchange
+
+PEPPER = b"p" * 32
+CLOCK, RANDOM = SystemClock(), SystemRandom()
+
+
+class Thing(Strict):
+    name: str
+
+
+def things() -> APIRouter:
+    routes = router("things", "/things")
+
+    @lean(routes, "", Lean("environments.write", Thing), response_model=Thing, operation_id="make_thing")
+    async def make(caller: Annotated[Caller, may("environments.write")], once: Once, body: Json[Thing]) -> Response:
+        if body.name == "taken":
+            raise Conflict("name_taken", "There is one.")
+        if body.name == "crash":
+            raise ZeroDivisionError
+        caller.wrote("thing/default/a", 3)
+        return Reply(body, 201, headers={"x-request-key": once.request_id(caller.project)})
+
+    return routes
+
+
+class World:
+    def __init__(self) -> None:
+        self.access = AccessTable(PEPPER, CLOCK)
+        self.notes: list[Exchange] = []
+        self.crashes: list[Exception] = []
+        front = FrontParts(
+            self.access,
+            CLOCK,
+            RANDOM,
+            FrontPolicy(hosts=frozenset({"cloche.test"})),
+            note=lambda exchange, _: self.notes.append(exchange),
+            crashed=lambda _, error: self.crashes.append(error),
+        )
+        self.app = create_app([things()], AppParts(Version(name="cloche", version="1", installation="home"), front))
+
+    def client(self, role: str) -> httpx2.AsyncClient:
+        key = issue_key(RANDOM, PEPPER)
+        data = {"key_id": key.key_id, "digest": key.digest, "role": role, "projects": ("default",)}
+        self.access.apply(ApiKeyIssued.model_validate(data))
+        headers = {"authorization": f"Bearer {key.token}", "content-type": "application/json"}
+        transport = httpx2.ASGITransport(app=self.app)
+        return httpx2.AsyncClient(transport=transport, base_url="http://cloche.test", headers=headers)
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+@pytest.fixture
+async def client(world: World) -> AsyncIterator[httpx2.AsyncClient]:
+    async with world.client("admin") as client:
+        yield client
+
+
+async def test_it_answers_with_status_position_and_key(client: httpx2.AsyncClient) -> None:
+    found = await client.post("/api/v1/things", content=b'{"name":"a"}', headers={"idempotency-key": "k"})
+    assert (found.status_code, found.json()) == (201, {"name": "a"})
+    assert found.headers["cloche-position"] == "home:thing/default/a@3"
+    assert found.headers["x-request-key"]
+
+
+async def test_it_is_noted_with_its_route_and_project(world: World, client: httpx2.AsyncClient) -> None:
+    await client.post("/api/v1/things", content=b'{"name":"a"}')
+    note = world.notes[-1]
+    assert (note.method, note.route, note.status, note.project) == ("POST", "/things", 201, "default")
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        (b'{"name":"taken"}', 409, "name_taken"),
+        (b'{"name":1}', 422, "invalid_type"),
+        (b'{"name":"a","more":1}', 422, "unknown_field"),
+        (b'{"name":"a","name":"b"}', 400, "malformed_json"),
+        (b"{", 400, "malformed_json"),
+    ],
+)
+async def test_what_is_wrong_is_a_problem(client: httpx2.AsyncClient, body: bytes, status: int, code: str) -> None:
+    found = await client.post("/api/v1/things", content=body)
+    assert (found.status_code, found.json()["code"]) == (status, code)
+    assert found.headers["content-type"] == "application/problem+json"
+
+
+async def test_a_crash_tells_nothing_but_is_recorded(world: World, client: httpx2.AsyncClient) -> None:
+    found = await client.post("/api/v1/things", content=b'{"name":"crash"}')
+    assert (found.status_code, found.json()["code"]) == (500, "internal")
+    assert [type(error) for error in world.crashes] == [ZeroDivisionError]
+
+
+async def test_a_role_that_is_too_low_is_refused(world: World) -> None:
+    async with world.client("viewer") as viewer:
+        found = await viewer.post("/api/v1/things", content=b'{"name":"a"}')
+    assert (found.status_code, found.json()["code"]) == (403, "not_allowed")
+
+
+async def test_other_methods_are_refused_as_everywhere(client: httpx2.AsyncClient) -> None:
+    found = await client.put("/api/v1/things", content=b'{"name":"a"}')
+    assert (found.status_code, found.headers["allow"]) == (405, "POST")
