@@ -76,14 +76,6 @@ def test_a_manifest_that_is_none(topology: Topology, unique: Names, area: str) -
             assert answer.json()["code"] in {"unsafe_path", "invalid_manifest", "unknown_field"}, answer.text
 
 
-@pytest.mark.parametrize("area", ["runs", "models", "services"])
-def test_a_size_that_a_manifest_lies_about(topology: Topology, unique: Names, area: str) -> None:
-    with topology.rest() as rest:
-        put(rest, area, b"print(1)\n")
-        answer = use(rest, area, unique("bad"), put(rest, area, manifest(entry("a.py", size=1))))
-        assert answer.status_code in {202, 422}, answer.text
-
-
 def use(rest: httpx2.Client, area: str, name: str, digest: str) -> httpx2.Response:
     """Send the command that names a manifest."""
     bodies: dict[str, dict[str, Any]] = {
