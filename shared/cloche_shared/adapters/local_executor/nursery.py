@@ -13,6 +13,7 @@ from cloche_shared.errors import Unavailable
 
 _READY = 20.0  # seconds for an interpreter to start on a machine that is very busy
 _SCRIPT = Path(str(cloche_runtime.__file__)).with_name("nursery.py")
+_ENVIRONMENT = {"PATH": os.defpath, "LANG": "C.UTF-8"}
 
 
 class Nursery:
@@ -83,6 +84,7 @@ def _start() -> tuple[subprocess.Popen[bytes], socket.socket]:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
             cwd="/",
+            env=_ENVIRONMENT,  # what runs under it may read its environment, and ours may hold secrets
         )
     ours.settimeout(_READY)
     with suppress(OSError):
