@@ -25,6 +25,7 @@ from cloche_shared.http.conditions import Matching, Once, Preferred, RequestKey,
 from cloche_shared.http.files import files_router
 from cloche_shared.http.paging import Page, Paging, page_bytes
 from cloche_shared.http.position_wait import views_caught_up
+from cloche_shared.http.problems import MEDIA_TYPE
 from cloche_shared.http.replies import Reply, accepted, no_content
 from cloche_shared.http.routes import router
 from cloche_shared.http.sse import EventStream, ServerEvent
@@ -266,10 +267,16 @@ async def _followed(driver: Driver, stream: StreamId) -> AsyncIterator[ServerEve
     yield ServerEvent("{}", event="end")
 
 
+def _scoring_types(status: int) -> tuple[str, ...]:
+    """Return the media types of an answer: the script's own, and ours where it is refused before the script."""
+    own = ("application/json", "text/plain")
+    return own if status < 400 else (*own, MEDIA_TYPE)  # noqa: PLR2004 - from here on statuses are errors
+
+
 def _add_scoring(routes: APIRouter) -> None:
     """Document the scoring routes, which the scoring front answers before any request gets here."""
     said: dict[int | str, dict[str, object]] = {
-        status: {"description": text, "content": {"application/json": {}, "text/plain": {}}}
+        status: {"description": text, "content": {kind: {} for kind in _scoring_types(status)}}
         for status, text in _SCORING_ANSWERS.items()
     }
 
