@@ -20,6 +20,7 @@ from urllib.parse import quote
 import orjson
 
 from cloche_shared.http.exchange import Exchange
+from cloche_shared.notes import MEMBERS
 from cloche_shared.ports.platform import Clock
 
 Level = Literal["debug", "info", "warning", "error"]
@@ -240,8 +241,16 @@ def crash_note(into: Log) -> Callable[[Exchange, Exception], None]:
     return crashed
 
 
+_OWN: Final = frozenset({"level", "action", "msg", "cause", "ts", "service", "logger"})
+
+
+def _fitting(members: Mapping[str, object]) -> dict[str, object]:
+    """Return members under names that no line has of itself."""
+    return {f"{name}_" if name in _OWN else name: value for name, value in members.items()}
+
+
 class StdlibBridge(logging.Handler):
-    """Takes what libraries say through `logging` into our log."""
+    """Takes what libraries and our own notes say through `logging` into our log."""
 
     def __init__(self, log: Log, level: int = logging.WARNING) -> None:
         super().__init__(level)
@@ -257,7 +266,10 @@ class StdlibBridge(logging.Handler):
         if record.levelno < logging.WARNING:
             level = "info" if record.levelno >= logging.INFO else "debug"
         cause = record.exc_info[1] if record.exc_info else None
+        members: Mapping[str, object] | None = getattr(record, MEMBERS, None)
+        action, said = ("library", said) if members is None else (said, "")
+        whole = {**_fitting(members or {}), "logger": record.name}
         if cause is not None:
-            self._to.error("library", msg=said, cause=cause, logger=record.name)
+            self._to.error(action, said, cause=cause, **whole)
         else:
-            self._to.say(level, "library", said, logger=record.name)
+            self._to.say(level, action, said, **whole)

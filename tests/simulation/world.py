@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
@@ -9,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import structlog
 from fastapi import APIRouter
 
 import cloche_builder.wiring as builder_wiring
@@ -36,6 +36,7 @@ from cloche_shared.adapters.system_random import SeededRandom
 from cloche_shared.bus import dispatch
 from cloche_shared.contracts.definition import Definition
 from cloche_shared.lifecycle import Lifecycle
+from cloche_shared.notes import MEMBERS
 from cloche_shared.ports.devices import Gpu, Offer
 from cloche_shared.ports.journal import Document, Lease
 from cloche_shared.ports.resolver import Resolution, Say
@@ -49,6 +50,8 @@ from tests.simulation.weather import Climate, Weather, WeatheredBlobStore, Weath
 T = TypeVar("T")
 
 SERVICES = ("registry", "builder", "runner", "deployer")
+OURS = ("cloche_shared", *(f"cloche_{name}" for name in SERVICES))
+SILENT = logging.CRITICAL + 1
 PEPPER = b"p" * 32
 GIB = 1 << 30
 PACKAGES = (Package("alpha", "1.0"), Package("beta", "2.0", requires=("alpha",)), Package("gamma", "3.0"))
@@ -380,26 +383,41 @@ def composed(commit_every: float, say: Callable[[str], None] | None) -> Iterator
         (dispatch, "COMMIT_EVERY", commit_every),
     ]
     kept = [(owner, name, getattr(owner, name)) for owner, name, _ in replaced]
-    logging = structlog.get_config()
     for owner, name, value in replaced:
         setattr(owner, name, value)
-    structlog.configure(processors=[_Log(say)], logger_factory=structlog.ReturnLoggerFactory())
     try:
-        yield
+        with _listening(say):
+            yield
     finally:
-        structlog.configure(**logging)
         for owner, name, value in kept:
             setattr(owner, name, value)
 
 
-class _Log:
+@contextlib.contextmanager
+def _listening(say: Callable[[str], None] | None) -> Iterator[None]:
+    """Take what our own code notes out of the process's log, and tell it where somebody listens."""
+    handler = _Log(say)
+    loggers = [logging.getLogger(name) for name in OURS]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.propagate = False
+        logger.setLevel(logging.INFO if say is not None else SILENT)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+            logger.propagate = True
+            logger.setLevel(logging.NOTSET)
+
+
+class _Log(logging.Handler):
     def __init__(self, say: Callable[[str], None] | None) -> None:
+        super().__init__()
         self._say = say
 
-    def __call__(self, _: object, method: str, event: Any) -> str:
-        if self._say is None:
-            raise structlog.DropEvent
-        what = event.pop("event")
-        event.pop("exc_info", None)
-        self._say(f"           . {method} {what} " + " ".join(f"{key}={value}" for key, value in event.items()))
-        raise structlog.DropEvent
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._say is not None:
+            members = getattr(record, MEMBERS, {})
+            said = " ".join(f"{key}={value}" for key, value in members.items())
+            self._say(f"           . {record.levelname.lower()} {record.getMessage()} {said}")

@@ -9,6 +9,7 @@ from cloche_shared.adapters.system_clock import SystemClock
 from cloche_shared.http.exchange import Exchange
 from cloche_shared.logs import AccessNotes, Log, Scrubber, StdlibBridge
 from cloche_shared.metrics import RequestMetrics
+from cloche_shared.notes import notes_of
 
 
 def log_to(lines: list[bytes], *, pretty: bool = False) -> Log:
@@ -95,6 +96,26 @@ def test_what_libraries_say_arrives_in_our_form() -> None:
     logger.warning("odd %s", "thing")
     logger.removeHandler(bridge)
     assert orjson.loads(lines[0])["msg"] == "odd thing"
+
+
+def test_what_background_work_notes_keeps_its_members_and_is_scrubbed() -> None:
+    lines: list[bytes] = []
+    logger = logging.getLogger("cloche-test-notes")
+    logger.propagate = False
+    bridge = StdlibBridge(log_to(lines))
+    logger.addHandler(bridge)
+    notes = notes_of("cloche-test-notes")
+    notes.warning("lease_not_renewed", holder="n1", error="hunter2hunter2", level=3)
+    try:
+        int("odd")
+    except ValueError:
+        notes.exception("build_crashed", build="b1")
+    logger.removeHandler(bridge)
+    warned, crashed = (orjson.loads(line) for line in lines)
+    assert (warned["level"], warned["action"], warned["holder"]) == ("warning", "lease_not_renewed", "n1")
+    assert (warned["error"], warned["level_"]) == ("***", 3)
+    assert (crashed["level"], crashed["action"], crashed["build"]) == ("error", "build_crashed", "b1")
+    assert "ValueError: invalid literal" in crashed["trace"]
 
 
 def test_request_durations_are_a_histogram() -> None:

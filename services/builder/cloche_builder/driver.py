@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import structlog
-
 from cloche_builder.diary import Diary, log_id
 from cloche_builder.domain.builds import CANCELED, Build, Claim, decide_claim, decide_end, problem_of
 from cloche_builder.handlers import SERVICE, Builds
@@ -24,6 +22,7 @@ from cloche_shared.contracts.facts import ImageBuildFailed, ImageBuilt
 from cloche_shared.contracts.references import Problem
 from cloche_shared.errors import ClocheError, Conflict, Failed, Internal, Unavailable
 from cloche_shared.journal.commit import StreamId
+from cloche_shared.notes import notes_of
 from cloche_shared.ports.blobs import BlobStore
 from cloche_shared.ports.journal import OutcomeUnknownError
 from cloche_shared.ports.platform import Clock
@@ -33,7 +32,7 @@ RECORD_AGAIN_S = 1.0
 STOP_S = 5.0
 
 _TROUBLE = (Unavailable, OutcomeUnknownError, TimeoutError, ConnectionError)
-_log = structlog.get_logger(__name__)
+_log = notes_of(__name__)
 
 
 class Makes(Protocol):

@@ -8,9 +8,8 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import structlog
-
 from cloche_shared.errors import Unavailable
+from cloche_shared.notes import notes_of
 from cloche_shared.ports.journal import Lease, Leases, OutcomeUnknownError
 from cloche_shared.ports.platform import Clock
 
@@ -20,7 +19,7 @@ TAKEOVER_AFTER_S = 1.0
 """Seconds beyond the TTL before others take over."""
 
 _TROUBLE = (Unavailable, OutcomeUnknownError, TimeoutError)
-_log = structlog.get_logger(__name__)
+_log = notes_of(__name__)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,6 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from functools import partial
 
-import structlog
-
 from cloche_deployer.domain import Revision, ServiceState, decide_deployed, decide_failed, wanted
 from cloche_deployer.keys import keys_of
 from cloche_deployer.ports import RevisionWorkers, Stage
@@ -25,8 +23,9 @@ from cloche_shared.contracts.references import Problem
 from cloche_shared.errors import ClocheError, Unavailable
 from cloche_shared.journal.commit import Origin, StreamId
 from cloche_shared.journal.streams import Streams
+from cloche_shared.notes import notes_of
 
-_log = structlog.get_logger(__name__)
+_log = notes_of(__name__)
 
 
 @dataclass(slots=True)

@@ -8,8 +8,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
-import structlog
-
 from cloche_runner.attempt import OWNER, Attempt, NodeHere, NodeParts, attempt_id, end_process
 from cloche_runner.domain import nodes as node_rules
 from cloche_runner.domain.nodes import NODE_PROJECT
@@ -18,11 +16,12 @@ from cloche_runner.permit import Permit
 from cloche_runner.prefixes import Prefixes
 from cloche_shared.errors import Conflict, Unavailable
 from cloche_shared.journal.commit import StreamId
+from cloche_shared.notes import notes_of
 from cloche_shared.ports.devices import Devices
 from cloche_shared.ports.executor import Process  # noqa: TC001 - imported like every other port
 from cloche_shared.ports.journal import OutcomeUnknownError
 
-_log = structlog.get_logger(__name__)
+_log = notes_of(__name__)
 _AGAIN = (0.1, 0.5, 2.0, 5.0)
 MOST_DEFECTS = 3
 STALE_FENCE = "stale_fence"

@@ -8,8 +8,6 @@ take over.
 import asyncio
 from dataclasses import dataclass
 
-import structlog
-
 from cloche_runner.domain import nodes as node_rules
 from cloche_runner.domain import run_decisions as decisions
 from cloche_runner.domain.nodes import NODE_PROJECT
@@ -20,9 +18,10 @@ from cloche_runner.permit import GRANT_SHARE
 from cloche_shared.contracts.references import Problem
 from cloche_shared.errors import Conflict, Unavailable
 from cloche_shared.journal.commit import StreamId
+from cloche_shared.notes import notes_of
 from cloche_shared.ports.journal import Lease, Leases, OutcomeUnknownError
 
-_log = structlog.get_logger(__name__)
+_log = notes_of(__name__)
 MARGIN_S = 1.0
 AGAIN_S = 0.5
 """Seconds before a store that did not answer is asked again."""

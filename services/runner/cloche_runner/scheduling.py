@@ -3,8 +3,6 @@
 import asyncio
 from collections import defaultdict
 
-import structlog
-
 from cloche_runner.domain import nodes as node_rules
 from cloche_runner.domain import run_decisions as decisions
 from cloche_runner.domain.nodes import Claimant
@@ -13,9 +11,10 @@ from cloche_runner.handlers import Core, service_origin
 from cloche_shared.contracts.facts import ResourcesAllocated
 from cloche_shared.errors import Conflict, Unavailable
 from cloche_shared.journal.commit import StreamId
+from cloche_shared.notes import notes_of
 from cloche_shared.ports.journal import OutcomeUnknownError
 
-_log = structlog.get_logger(__name__)
+_log = notes_of(__name__)
 _RETRY_S = 0.5
 
 

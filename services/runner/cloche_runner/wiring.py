@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import structlog
-
 import cloche_runtime
 from cloche_runner.adapters.attempt_files import LocalAttemptFiles
 from cloche_runner.api import router
@@ -28,6 +26,7 @@ from cloche_shared.journal.commit import StreamId
 from cloche_shared.journal.streams import Streams
 from cloche_shared.journal.writer import Writer
 from cloche_shared.lifecycle import Lifecycle
+from cloche_shared.notes import notes_of
 from cloche_shared.ports.devices import Devices
 from cloche_shared.ports.executor import Executor
 from cloche_shared.ports.node_files import NodeFiles
@@ -40,7 +39,7 @@ _CATCH_UP_PAUSE = 1.0
 _LOAD_AGAIN_S = 1.0
 """Seconds before a store that did not answer is asked again."""
 
-_log = structlog.get_logger(__name__)
+_log = notes_of(__name__)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,18 +6,17 @@ The table lives in memory, so each process reads all facts from the start, witho
 import asyncio
 from typing import Final
 
-import structlog
-
 from cloche_shared.access import AccessTable
 from cloche_shared.contracts.fact import Fact, read_fact
 from cloche_shared.contracts.facts import TOPICS
 from cloche_shared.errors import Invalid, Unavailable
+from cloche_shared.notes import notes_of
 from cloche_shared.ports.bus import Bus, Delivery
 from cloche_shared.ports.journal import OutcomeUnknownError
 
 RETRY_S: Final = 1.0
 
-_log = structlog.get_logger(__name__)
+_log = notes_of(__name__)
 
 
 def apply_delivery(table: AccessTable, delivery: Delivery) -> None:

@@ -13,10 +13,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-import structlog
-
 from cloche_shared.contracts.envelope import Event
 from cloche_shared.errors import Invalid, Throttled, Unavailable
+from cloche_shared.notes import notes_of
 from cloche_shared.ports.bus import Bus, DeadLetter, Delivery, Subscription
 from cloche_shared.ports.journal import OutcomeUnknownError
 from cloche_shared.ports.platform import Random
@@ -33,7 +32,7 @@ COMMIT_EVERY = 0.05
 MOST_PENDING = 5_000
 """Events taken in and not yet handled; beyond it nothing more is fetched."""
 
-_log = structlog.get_logger(__name__)
+_log = notes_of(__name__)
 
 
 @dataclass(slots=True)
