@@ -1,6 +1,7 @@
 """What the asynchronous client offers: environments, builds, runs, models, services, nodes."""
 
 from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
@@ -165,8 +166,9 @@ class Builds(_Resource):
     async def log(self, build_id: str, *, follow: bool = True) -> AsyncIterator[str]:
         """Yield the lines of a build's log; with `follow` until its end."""
         path = ops.path_of("builds", build_id, "log")
-        async for event in self._client.server_events(path, follow=follow):
-            yield event.data + "\n"
+        async with aclosing(self._client.server_events(path, follow=follow)) as events:
+            async for event in events:
+                yield event.data + "\n"
 
     async def lock(self, build_id: str) -> str:
         """Return the lock (`pylock.toml`, PEP 751)."""
@@ -257,8 +259,9 @@ class Runs(_Resource):
             answer = await self._do(send(Call("GET", path, query={"offset": offset})))
             yield answer.body
             return
-        async for event in self._client.server_events(path, follow=True, offset=offset):
-            yield log_piece(event)
+        async with aclosing(self._client.server_events(path, follow=True, offset=offset)) as events:
+            async for event in events:
+                yield log_piece(event)
 
     async def why(self, run_id: str) -> dict[str, Any]:
         """Return why a run waits, or what became of it."""
@@ -416,8 +419,9 @@ class Services(_Resource):
             answer = await self._do(send(Call("GET", path)))
             yield answer.body.decode(errors="replace")
             return
-        async for event in self._client.server_events(path, follow=True):
-            yield event.data
+        async with aclosing(self._client.server_events(path, follow=True)) as events:
+            async for event in events:
+                yield event.data
 
     async def delete(self, name: str) -> None:
         """Give a service up; its workers and keys end."""

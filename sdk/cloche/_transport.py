@@ -3,7 +3,7 @@
 import random
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from pathlib import Path
 
 import httpx2
@@ -176,7 +176,7 @@ class AsyncTransport:
             return None
         return Answer(response.status_code, response.headers, response.content)
 
-    async def stream(self, call: Call) -> AsyncIterator[bytes]:
+    async def stream(self, call: Call) -> AsyncGenerator[bytes, None]:
         """Yield the body as it comes."""
         headers = self.exchange.headers(call)
         timeout = httpx2.Timeout(call.timeout, read=60.0)

@@ -1,7 +1,8 @@
 """The SDK for asyncio: `AsyncClient` (the same as `Client`, with `await`)."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -80,8 +81,9 @@ class AsyncClient:
     ) -> AsyncIterator[_views.Event]:
         """Yield events as they happen; with `from_start` first those that happened."""
         query = events_query(from_start=from_start, types=types, correlation=correlation, subject=subject)
-        async for event in self.server_events(ops.path_of("events"), follow=follow, **query):
-            yield _views.Event.model_validate_json(event.data)
+        async with aclosing(self.server_events(ops.path_of("events"), follow=follow, **query)) as found:
+            async for event in found:
+                yield _views.Event.model_validate_json(event.data)
 
     # --- for the resources
 
@@ -132,14 +134,17 @@ class AsyncClient:
         partial.replace(to)
         return to
 
-    async def server_events(self, path: str, *, follow: bool, **query: str | int | None) -> AsyncIterator[ServerEvent]:
+    async def server_events(
+        self, path: str, *, follow: bool, **query: str | int | None
+    ) -> AsyncGenerator[ServerEvent, None]:
         """Yield server-sent events, going on where a broken connection ended."""
         reader = StreamReader(path, follow=follow, query=query)
         while reader.more:
             try:
-                async for piece in self._transport.stream(reader.call()):
-                    for event in reader.feed(piece):
-                        yield event
+                async with aclosing(self._transport.stream(reader.call())) as pieces:
+                    async for piece in pieces:
+                        for event in reader.feed(piece):
+                            yield event
             except TRANSPORT_ERRORS as error:
                 reader.broken(self.endpoint.url, error)
                 await asyncio.sleep(reader.pause)
