@@ -149,13 +149,13 @@ BAD_NAMES = [
 def test_a_name_that_is_none_is_refused(rest: httpx2.Client, path: str) -> None:
     digest = "sha256:" + "0" * 64
     for name in BAD_NAMES:
-        body: dict[str, object] = {
+        bodies: dict[str, dict[str, object]] = {
             "environments": {"name": name, "definition": {}},
             "models": {"name": name, "manifest": digest},
             "services": {"name": name, "entry_script": "score.py", "snapshot": digest},
             "runs": {"script": "a.py", "snapshot": digest, "environment": {"name": name}},
-        }[path]
-        told = problem(rest.post(f"/api/v1/{path}", json=body), 422, "invalid_name", names="A name has")
+        }
+        told = problem(rest.post(f"/api/v1/{path}", json=bodies[path]), 422, "invalid_name", names="A name has")
         assert told["errors"][0]["pointer"].startswith(("/name", "/environment"))
 
 
@@ -230,7 +230,7 @@ def test_a_page_has_a_size(rest: httpx2.Client, size: str) -> None:
 @pytest.mark.parametrize("key", ["", "a b", "x" * 256, "caf\u00e9".encode("latin-1").decode("latin-1")])
 def test_an_idempotency_key_is_visible_ascii(rest: httpx2.Client, unique: Names, key: str) -> None:
     body = {"name": unique("env"), "definition": {}}
-    answer = rest.post(ENVIRONMENTS, json=body, headers={"idempotency-key": key.encode("latin-1")})
+    answer = rest.post(ENVIRONMENTS, json=body, headers={b"idempotency-key": key.encode("latin-1")})
     problem(answer, 422, "invalid_idempotency_key")
     assert rest.get(f"{ENVIRONMENTS}/{body['name']}").status_code == 404
 

@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -122,14 +122,15 @@ def test_what_does_not_exist_is_not_updated_scored_or_deleted(
     topology: Topology, client: Client, script: Scripts, unique: Names
 ) -> None:
     name, score = unique("nothing"), script(ECHO, "score.py")
-    for ask in (
+    asks: tuple[Callable[[], object], ...] = (
         lambda: client.services.deploy(name, score, update=True),
         lambda: client.services.score(name, {}),
         lambda: client.services.keys(name),
         lambda: client.services.regenerate(name, "primary"),
         lambda: client.services.delete(name),
         lambda: "".join(client.services.log(name)),
-    ):
+    )
+    for ask in asks:
         with pytest.raises(ClocheError) as caught:
             ask()
         refused(caught.value, "service_not_found")

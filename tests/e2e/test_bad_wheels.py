@@ -26,7 +26,7 @@ class WheelIndex:
     def __init__(self, index: ThreadedIndex) -> None:
         self._index = index
         self._wheels = {str(number): wheel for number, (_, wheel) in enumerate(CASES.values())}
-        index.answer = self.answer  # type: ignore[method-assign]  # another content, the same server
+        index.answer = self.answer  # type: ignore[method-assign, assignment]  # another content, the same server
 
     def url(self, case: str) -> str:
         return self._index.url.replace("/simple", f"/{list(CASES).index(case)}/simple")

@@ -79,9 +79,9 @@ def calls(path: Path) -> tuple[tuple[str, ast.Call], ...]:
 def everything() -> Iterator[tuple[Path, int, str]]:
     """Yield every forbidden thing in the sources: where, and what."""
     for path in SOURCES:
-        for name, node in calls(path):
+        for name, call in calls(path):
             if name in CALLS or name.rpartition(".")[2] in METHODS:
-                yield path, node.lineno, name
+                yield path, call.lineno, name
         for node in nodes(path):
             for module in imported(node):
                 if module in MODULES:
