@@ -61,6 +61,13 @@ def test_the_served_document_is_the_one_that_the_package_brings(closed: Embedded
     assert served == json.loads(resources.files("cloche").joinpath("openapi.json").read_bytes())
 
 
+def test_what_failed_by_itself_is_documented_as_it_is_shown(closed: Embedded) -> None:
+    schemas = httpx2.get(f"{closed.url}/openapi.json").json()["components"]["schemas"]
+    for view, field in (("BuildView", "problem"), ("ServiceView", "error"), ("RunView", "problem")):
+        names = {one["$ref"].rpartition("/")[2] for one in schemas[view]["properties"][field]["anyOf"] if "$ref" in one}
+        assert all({"code", "message", "todo"} <= set(schemas[name]["properties"]) for name in names)
+
+
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(("method", "path"), operations())
 def test_every_answer_is_documented(closed: Embedded, schema: schemathesis.BaseSchema, method: str, path: str) -> None:

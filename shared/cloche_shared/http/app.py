@@ -140,7 +140,7 @@ def openapi_document(api: FastAPI) -> bytes:
     schemas = whole.setdefault("components", {}).setdefault("schemas", {})
     problem = Problem.model_json_schema(ref_template=_SCHEMA_REF)
     schemas.update(problem.pop("$defs", {}))
-    schemas["Problem"] = problem
+    schemas["HttpProblem"] = problem  # `Problem` is what runs, builds and services show of themselves
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
     for path in whole["paths"].values():

@@ -246,5 +246,5 @@ _COMMON: Final[Mapping[int, str]] = {
 
 def problem_responses() -> dict[int | str, dict[str, object]]:
     """Return the `responses` that every route documents; `create_app` gives them to all of them."""
-    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/HttpProblem"}}}
     return {status: {"description": text, "content": content} for status, text in _COMMON.items()}
