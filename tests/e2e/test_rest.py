@@ -177,6 +177,25 @@ def test_every_refusal_is_a_problem_with_a_code(
     assert problem["code"] == code
 
 
+@pytest.mark.parametrize(
+    ("environment", "pointer", "code"),
+    [
+        ({"definition": {}}, "/environment/name", "missing_field"),
+        ({"name": "a", "definition": {"pip": []}}, "/environment/definition/pip", "unknown_field"),
+        ({"name": "a", "definition": {"python": {"pip": [5]}}}, "/environment/definition/python/pip/0", "invalid_type"),
+        ({"version": "1"}, "/environment/name", "missing_field"),
+        ({"name": "a", "lable": "x"}, "/environment/lable", "unknown_field"),
+        (5, "/environment", "invalid_type"),
+    ],
+)
+def test_a_mistake_in_an_environment_is_pointed_at(
+    topology: Topology, environment: object, pointer: str, code: str
+) -> None:
+    with topology.rest() as rest:
+        problem = rest.post("/api/v1/builds", json={"environment": environment}).json()
+    assert [(one["pointer"], one["code"]) for one in problem["errors"]] == [(pointer, code)]
+
+
 def test_a_request_id_and_a_trace_are_taken_over(topology: Topology) -> None:
     trace = "0af7651916cd43dd8448eb211c80319c"
     headers = {"x-request-id": "my-request", "traceparent": f"00-{trace}-b7ad6b7169203331-01"}

@@ -14,7 +14,7 @@ from cloche_builder.reading import Found, Reader
 from cloche_builder.shown import LIST, SHOWN, BuildView
 from cloche_shared.contracts.common import Strict
 from cloche_shared.contracts.facts import BuildSubmitted, Target
-from cloche_shared.contracts.references import EnvironmentRef, InlineEnvironment, References
+from cloche_shared.contracts.references import Environment, InlineEnvironment, References
 from cloche_shared.errors import Invalid
 from cloche_shared.http.caller import Caller, may
 from cloche_shared.http.conditions import Once, Preferred, etag_of
@@ -39,7 +39,7 @@ EVENTS = "text/event-stream"
 class BuildBody(Strict):
     """What is to be built. `refresh` solves again, so that unpinned packages may move; the old lock is kept."""
 
-    environment: EnvironmentRef | InlineEnvironment
+    environment: Environment
     target: Target = "process"
     refresh: bool = Field(default=False, description="Make another lock.")
 

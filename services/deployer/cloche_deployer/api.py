@@ -16,7 +16,7 @@ from cloche_deployer.handlers import Deployment, Handlers
 from cloche_deployer.keys import keys_of
 from cloche_deployer.views import LIVE, VIEW, KeysView, ServiceView, WorkersShown, located, view_of
 from cloche_shared.contracts.common import Digest, Name, Strict, Variables
-from cloche_shared.contracts.references import EnvironmentRef, InlineEnvironment, ModelRef, References
+from cloche_shared.contracts.references import Environment, ModelRef, References
 from cloche_shared.contracts.runs import Resources
 from cloche_shared.contracts.services import ServiceSpec
 from cloche_shared.errors import Internal
@@ -57,7 +57,7 @@ class ServiceUpdate(Strict):
 
     entry_script: Annotated[str, Field(min_length=1, max_length=1024)]
     snapshot: Digest
-    environment: EnvironmentRef | InlineEnvironment | None = None
+    environment: Environment | None = None
     models: tuple[ModelRef, ...] = Field(default=(), max_length=32)
     workers: int = Field(default=1, ge=1, le=64)
     variables: Variables = Field(default_factory=dict)

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from cloche_shared.contracts.files import FileEntry
-from cloche_shared.contracts.references import EnvironmentRef, InlineEnvironment, ModelRef, References
+from cloche_shared.contracts.references import Environment, ModelRef, References
 from cloche_shared.contracts.runs import RunSpec, RunStatus
 
 
@@ -16,7 +16,7 @@ class SubmitRun(RunSpec):
     server's default one. The snapshot's blobs and manifest were sent to `/files/runs` before.
     """
 
-    environment: EnvironmentRef | InlineEnvironment | None = None
+    environment: Environment | None = None
     models: tuple[ModelRef, ...] = Field(default=(), max_length=32)
 
     def spec(self) -> RunSpec:

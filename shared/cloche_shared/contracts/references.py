@@ -1,8 +1,9 @@
 """What may be named, and what a name was resolved to."""
 
+from collections.abc import Mapping
 from typing import Annotated
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Discriminator, Field, StringConstraints, Tag, model_validator
 
 from cloche_shared.contracts.common import Digest, Lenient, Name, Strict
 from cloche_shared.contracts.definition import Definition
@@ -35,6 +36,18 @@ class InlineEnvironment(Strict):
     definition: Definition
 
 
+def _environment_kind(value: object) -> str:
+    inline = isinstance(value, InlineEnvironment) or (isinstance(value, Mapping) and "definition" in value)
+    return "inline" if inline else "named"
+
+
+Environment = Annotated[
+    Annotated[EnvironmentRef, Tag("named")] | Annotated[InlineEnvironment, Tag("inline")],
+    Discriminator(_environment_kind),
+]
+"""An environment that is named, or defined on the spot: a definition tells, so that mistakes are told for one form."""
+
+
 class ModelRef(Strict):
     """Names a model: by version, or the latest."""
 
@@ -45,7 +58,7 @@ class ModelRef(Strict):
 class References(Lenient):
     """Everything that a run or service refers to. No environment at all means the server's default one."""
 
-    environment: EnvironmentRef | InlineEnvironment | None = None
+    environment: Environment | None = None
     models: tuple[ModelRef, ...] = Field(default=(), max_length=32)
 
 

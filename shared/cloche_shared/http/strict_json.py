@@ -108,9 +108,22 @@ def read_body(kind: Hashable, raw: bytes) -> object:
     try:
         return _adapter(kind).validate_json(raw)
     except ValidationError as error:
-        raise invalid_from(
-            error.errors(include_input=False, include_context=False, include_url=False), ("body",)
-        ) from None
+        value = orjson.loads(raw)
+        found = error.errors(include_input=False, include_context=False, include_url=False)
+        raise invalid_from([{**one, "loc": _place(one["loc"], value)} for one in found], ("body",)) from None
+
+
+def _place(location: tuple[int | str, ...], value: object) -> tuple[int | str, ...]:
+    """Return a location without what pydantic adds to it: the names of the alternatives of a union."""
+    place: list[int | str] = []
+    for number, part in enumerate(location):
+        in_list = isinstance(value, list) and isinstance(part, int) and part < len(value)
+        if in_list or (isinstance(value, dict) and part in value):
+            value = cast("dict[int | str, object]", value)[part]
+        elif not isinstance(value, dict) or number < len(location) - 1:
+            continue
+        place.append(part)
+    return tuple(place)
 
 
 T = TypeVar("T")
