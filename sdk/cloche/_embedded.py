@@ -7,6 +7,7 @@ This is the only module of the SDK that knows the services. `python -m cloche._e
 import argparse
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import secrets
@@ -438,6 +439,7 @@ def serve(options: Options, ready: Callable[[Started], None], say: Callable[[str
     """
     os.umask(0o077)
     sys.setswitchinterval(SWITCH_SECONDS)
+    gc.freeze()  # what is imported stays: the collector need not look at it again
     options.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     run(_serve(replace(options, home=options.home.resolve()), ready, say))
 

@@ -7,6 +7,8 @@ reader keeps what it does not know (`Lenient`).
 from collections.abc import Mapping
 from typing import ClassVar
 
+from pydantic import ConfigDict
+
 from cloche_shared.contracts.common import Lenient
 from cloche_shared.errors import Invalid
 
@@ -15,6 +17,8 @@ _types: dict[str, type["Fact"]] = {}
 
 class Fact(Lenient):
     """Base of all facts and answers. Subclasses are registered by their name and `version`."""
+
+    model_config = ConfigDict(defer_build=True)  # a process meets few of them before it is ready
 
     version: ClassVar[int] = 1
 
