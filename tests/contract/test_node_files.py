@@ -130,3 +130,11 @@ async def test_what_is_discarded_has_no_outputs(node: Node, blobs: MemoryBlobs) 
     await node.discard("w1")
     await node.discard("w1")
     assert (await node.collect("w1", ["outputs"], blobs)).files == ()
+
+
+async def test_a_working_folder_is_found_again_until_it_is_discarded(node: Node, blobs: MemoryBlobs) -> None:
+    assert await node.folder("work-1") is None
+    path = await node.checkout("work-1", await tree(blobs, a=b"1"), blobs)
+    assert await node.folder("work-1") == path
+    await node.discard("work-1")
+    assert await node.folder("work-1") is None

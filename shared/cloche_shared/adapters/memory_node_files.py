@@ -84,6 +84,9 @@ class MemoryNodeFiles:
         self.executables[work_id] = {entry.path for entry in snapshot.files if entry.executable}
         return Path(ROOT / "work" / work_id)
 
+    async def folder(self, work_id: str) -> Path | None:
+        return Path(ROOT / "work" / work_id) if work_id in self.files else None
+
     async def collect(self, work_id: str, folders: Sequence[str], blobs: Blobs) -> Manifest:
         starts = tuple(check_path(folder, pointer="/folders") + "/" for folder in folders)
         entries = []

@@ -38,6 +38,9 @@ class NodeFiles(Protocol):
     async def checkout(self, work_id: str, snapshot: Manifest, blobs: Blobs) -> Path:
         """Make the working folder of an attempt or revision from a snapshot; made again, it is fresh."""
 
+    async def folder(self, work_id: str) -> Path | None:
+        """Return the working folder of an id as it was left, None where there is none."""
+
     async def collect(self, work_id: str, folders: Sequence[str], blobs: Blobs) -> Manifest:
         """Store every regular file below `folders` (`outputs`, `logs`) of a working folder, links not followed."""
 

@@ -12,7 +12,7 @@ from cloche_shared.contracts.definition import Lock
 from cloche_shared.contracts.files import FileEntry, Manifest
 from cloche_shared.errors import Conflict
 from cloche_shared.journal.commit import StreamId
-from cloche_shared.ports.blobs import BlobStore
+from cloche_shared.ports.blobs import Blobs, BlobStore
 from cloche_shared.ports.executor import Executor, Exit, Limits, Process, ProcessSpec
 from cloche_shared.ports.node_files import NodeFiles
 from cloche_shared.ports.platform import Random
@@ -70,10 +70,17 @@ class NodeStage:
         lock = Lock.model_validate_json(await space.read_bytes(revision.lock_digest, limit=LOCK_BYTES))
         prefix = await parts.files.prefix(revision.lock_digest, lock, space)
         name = prefix_of(service, incarnation, revision.number)
-        code = await self._checkout(f"{name}code", revision.spec.snapshot, service.project)
-        models, model_dir = await self._models(f"{name}models", service, revision)
+        adopted = [process for process in self._left if process.id.startswith(name)]
+        folders = _Folders(parts.files, kept=bool(adopted))
+        space = parts.blobs.space("deployer", service.project)
+        code = await folders.made(f"{name}code", space, lambda: _tree(space, revision.spec.snapshot))
+        model_dir = await self._models(folders, f"{name}models", service, revision)
+        home = await folders.made(f"{name}home", space, _no_files)
+        scratch = await folders.made(f"{name}tmp", space, _no_files)
         env = {
             **parts.base_env,
+            "HOME": str(home),
+            "TMPDIR": str(scratch),
             **(revision.environment.definition.variables if revision.environment else {}),
             **revision.spec.variables,
             "PATH": f"{prefix.python.parent}:{parts.base_env.get('PATH', '')}",
@@ -93,31 +100,50 @@ class NodeStage:
             argv=[str(prefix.python), "-u", str(worker)],
             cwd=code,
             env=env,
-            limits=Limits(memory=revision.spec.resources.memory or None),
+            limits=Limits(memory=revision.spec.resources.memory or None, orphan_after=parts.orphan_after),
         )
-        adopted = [process for process in self._left if process.id.startswith(name)]
         self._left = [process for process in self._left if process not in adopted]
-        return NodeWorkers(parts, spec, adopted, [f"{name}code", *models])
+        return NodeWorkers(parts, spec, adopted, folders.names)
 
-    async def _checkout(self, work_id: str, manifest_digest: str, project: str) -> Path:
-        space = self._parts.blobs.space("deployer", project)
-        manifest = Manifest.model_validate_json(await space.read_bytes(manifest_digest))
-        return await self._parts.files.checkout(work_id, manifest, space)
-
-    async def _models(self, work_id: str, service: StreamId, revision: Revision) -> tuple[list[str], str]:
+    async def _models(self, folders: "_Folders", work_id: str, service: StreamId, revision: Revision) -> str:
         """Lay the models out as Azure does: one model, its own folder; several, the folder above them."""
         if not revision.models:
-            return [], ""
+            return ""
         space = self._parts.blobs.space("registry", service.project)
-        entries: list[FileEntry] = []
-        for model in revision.models:
-            manifest = Manifest.model_validate_json(await space.read_bytes(model.manifest))
-            below = f"{MODELS}/{model.name}/{model.version}"
-            entries += [entry.model_copy(update={"path": f"{below}/{entry.path}"}) for entry in manifest.files]
-        tree = Manifest(files=tuple(sorted(entries, key=lambda entry: entry.path)))
-        root = await self._parts.files.checkout(work_id, tree, space) / MODELS
+        root = await folders.made(work_id, space, lambda: _models_tree(space, revision)) / MODELS
         only = revision.models[0]
-        return [work_id], str(root / only.name / only.version if len(revision.models) == 1 else root)
+        return str(root / only.name / only.version if len(revision.models) == 1 else root)
+
+
+class _Folders:
+    """The working folders of one revision: made afresh, or `kept` as they are under workers that live in them."""
+
+    def __init__(self, files: NodeFiles, *, kept: bool) -> None:
+        self._files = files
+        self._kept = kept
+        self.names: list[str] = []
+
+    async def made(self, work_id: str, space: Blobs, tree: Callable[[], Awaitable[Manifest]]) -> Path:
+        self.names.append(work_id)
+        here = await self._files.folder(work_id) if self._kept else None
+        return here or await self._files.checkout(work_id, await tree(), space)
+
+
+async def _tree(space: Blobs, digest: str) -> Manifest:
+    return Manifest.model_validate_json(await space.read_bytes(digest))
+
+
+async def _models_tree(space: Blobs, revision: Revision) -> Manifest:
+    entries: list[FileEntry] = []
+    for model in revision.models:
+        below = f"{MODELS}/{model.name}/{model.version}"
+        files = (await _tree(space, model.manifest)).files
+        entries += [entry.model_copy(update={"path": f"{below}/{entry.path}"}) for entry in files]
+    return Manifest(files=tuple(sorted(entries, key=lambda entry: entry.path)))
+
+
+async def _no_files() -> Manifest:
+    return Manifest(files=())
 
 
 class NodeWorkers:
@@ -132,8 +158,15 @@ class NodeWorkers:
         self._log = b""
 
     async def adopt(self) -> Sequence["NodeWorker"]:
-        found = [self._worker(process) for process in self._adopted]
+        workers = [self._worker(process) for process in self._adopted]
         self._adopted = []
+        found = []
+        for worker in workers:
+            if await asyncio.to_thread(Path(worker.socket).is_socket):
+                found.append(worker)
+            else:
+                # it listens where an owner with another temporary folder put it, if it listens at all
+                await worker.stop(grace=0.0)
         return found
 
     async def start(self) -> "NodeWorker":

@@ -138,6 +138,10 @@ class LocalNodeFiles:
     async def checkout(self, work_id: str, snapshot: Manifest, blobs: Blobs) -> Path:
         return await self._folders.checkout(work_id, snapshot, blobs)
 
+    async def folder(self, work_id: str) -> Path | None:
+        path = self._folders.path(work_id)
+        return path if await asyncio.to_thread(path.is_dir) else None
+
     async def collect(self, work_id: str, folders: Sequence[str], blobs: Blobs) -> Manifest:
         return await self._folders.collect(work_id, folders, blobs)
 
