@@ -83,6 +83,35 @@ def test_a_direct_address_of_a_wheel_names_a_public_host(topology: Topology, uni
             assert "password" not in told["detail"]
 
 
+def test_limits_of_a_definition_are_refused_and_never_cut_off(topology: Topology, unique: Names) -> None:
+    name = unique("env")
+    with topology.rest() as rest:
+        for requirements in (
+            "#\n" * 20_001 + "numpy\n",
+            "".join(f"package{number}\n" for number in range(2001)),
+            "numpy; " + "(" * 900 + "python_version > '3'" + ")" * 900,
+            "numpy; " + " and ".join(["python_version > '3'"] * 300),
+            "".join(f"--extra-index-url https://example.com/{number}\n" for number in range(17)),
+            "--no-binary " + ",".join(f"package{number}" for number in range(257)),
+            "--index-url https://example.com/" + "a" * 3000,
+            f"pkg @ https://[::1/{WHEEL}",
+        ):
+            answer = rest.post("/api/v1/environments", json={"name": name, "requirements": requirements})
+            told = problem(answer, 422, answer.json()["code"])
+            assert told["errors"][0]["pointer"].startswith("/requirements")
+        for section in (
+            {"pip": ["x"] * 2001},
+            {"pip": ["numpy; " + "(" * 900 + "python_version > '3'" + ")" * 900]},
+            {"pip_options": {"index_url": "http://[::1"}},
+            {"pip_options": {"no_binary": ["--find-links"]}},
+            {"pip_options": {"extra_index_urls": ["https://a.example https://b.example"]}},
+        ):
+            answer = rest.post("/api/v1/environments", json={"name": name, "definition": {"python": section}})
+            told = problem(answer, 422, answer.json()["code"])
+            assert told["errors"][0]["pointer"].startswith("/definition/python/pip")
+        assert rest.get(f"/api/v1/environments/{name}").status_code == 404
+
+
 @pytest.mark.parametrize(
     ("variables", "code", "pointer"),
     [
@@ -171,21 +200,19 @@ def test_a_python_that_is_not_here_lists_those_that_are(client: Client, index: T
 
 
 def test_an_index_that_does_not_answer_is_named(client: Client, unique: Names) -> None:
-    section = {"pip": ["alpha"], "pip_options": {"index_url": "http://user:hunter2@127.0.0.1:9/simple"}}
+    section = {"pip": ["alpha"], "pip_options": {"index_url": "http://127.0.0.1:9/simple"}}
     build = client.builds.start({"name": unique("env"), "definition": {"python": section}})
     ended: Any = client.builds.wait(build.id, timeout=PATIENCE)
     failed(ended.problem, "unreachable", names="127.0.0.1:9")
-    assert "hunter2" not in "".join(client.builds.log(build.id)) + str(ended.problem)
 
 
 def test_an_index_that_asks_who_we_are(client: Client, index: ThreadedIndex, unique: Names) -> None:
     index.add("alpha")
     index.user = "me:right"
-    section = {"pip": ["alpha"], "pip_options": {"index_url": index.with_user("me:wrong")}}
+    section = {"pip": ["alpha"], "pip_options": {"index_url": index.url}}
     build = client.builds.start({"name": unique("env"), "definition": {"python": section}})
     ended: Any = client.builds.wait(build.id, timeout=PATIENCE)
     failed(ended.problem, "index_auth")
-    assert "wrong" not in "".join(client.builds.log(build.id)) + str(ended.problem)
 
 
 def test_bytes_that_are_not_those_of_the_index_are_not_taken(client: Client, index: ThreadedIndex) -> None:

@@ -18,11 +18,16 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 
 from cloche_shared.contracts.definition import Definition, PipOptions
 from cloche_shared.errors import Invalid, Violation
+from cloche_shared.store.indexes import check_indexes
 from cloche_shared.store.variables import check_variables
 
 MAX_LINES = 20_000
+MAX_LENGTH = 2048
+MAX_PARENTHESES = 20
 MAX_VIOLATIONS = 100
 MAX_INCLUDES = 64
+MAX_INDEXES = 16
+MAX_NAMES = 256
 REMEMBERED = 4096
 
 _COMMENT = re.compile(r"(^|\s+)#.*$")
@@ -34,6 +39,9 @@ _INCLUDE = re.compile(r"^\s*(?:-r|--requirement|-c|--constraint)[=\s]?\s*(\S+)\s
 _SEVERAL = frozenset({"--extra-index-url", "--no-binary", "--only-binary"})
 _FLAGS = frozenset({"--pre", "--require-hashes"})
 _URLS = frozenset({"--index-url", "--extra-index-url"})
+_NAMES = frozenset({"--no-binary", "--only-binary"})
+_PACKAGE = re.compile(r":all:|:none:|[A-Za-z0-9]([A-Za-z0-9._-]{0,254}[A-Za-z0-9])?")
+_NO_URL = re.compile(r"[^\x21-\x7e]|[\"<>\\^`{|}]")
 _SHORT = {"-i": "--index-url"}
 
 
@@ -80,7 +88,11 @@ def parse_requirements(text: str) -> tuple[tuple[str, ...], PipOptions]:
     """
     collected = _Collected()
     for number, line in logical_lines(text):
-        if number > MAX_LINES or len(collected.violations) >= MAX_VIOLATIONS:
+        if number > MAX_LINES:
+            collected.violations.append(
+                _violation(number, "invalid_requirement", f"a file has {MAX_LINES} lines at most.")
+            )
+        if len(collected.violations) >= MAX_VIOLATIONS or number > MAX_LINES:
             break
         _take(collected, number, line)
     if collected.violations:
@@ -96,8 +108,11 @@ def _take(collected: _Collected, number: int, line: str) -> None:
         else:
             collected.requirements.append(_normalise(line))
     except _FaultError as fault:
-        detail = f"Line {number}: {fault.detail}"
-        collected.violations.append(Violation(f"/requirements/{number}", fault.code, detail))
+        collected.violations.append(_violation(number, fault.code, fault.detail))
+
+
+def _violation(number: int, code: str, detail: str) -> Violation:
+    return Violation(f"/requirements/{number}", code, f"Line {number}: {detail}")
 
 
 def _invalid(violations: list[Violation]) -> Invalid:
@@ -125,15 +140,19 @@ def _option(line: str) -> tuple[str, str]:
         raise _FaultError("requirement_option", f"{name} needs one value without variables.")
     elif name in _URLS and not _is_http(value):
         raise _FaultError("requirement_option", f"{name} needs an http or https address.")
+    elif name in _NAMES and not all(map(_PACKAGE.fullmatch, _split([value]))):
+        raise _FaultError("requirement_option", f"{name} takes names of packages, or :all:.")
     return name, value
 
 
 def _is_http(url: str) -> bool:
+    if len(url) > MAX_LENGTH or _NO_URL.search(url):
+        return False
     try:
         parts = urlsplit(url)
+        return parts.scheme.lower() in {"http", "https"} and bool(parts.hostname) and parts.port != 0
     except ValueError:
         return False
-    return parts.scheme.lower() in {"http", "https"} and bool(parts.hostname)
 
 
 def _split(values: list[str]) -> tuple[str, ...]:
@@ -142,6 +161,9 @@ def _split(values: list[str]) -> tuple[str, ...]:
 
 
 def _options(values: dict[str, list[str]]) -> PipOptions:
+    names = [_split(values.get(name, [])) for name in sorted(_NAMES)]
+    if len(set(values.get("--extra-index-url", ()))) > MAX_INDEXES or any(len(one) > MAX_NAMES for one in names):
+        raise _invalid([Violation("/requirements", "requirement_option", "An option has too many values.")])
     return PipOptions(
         index_url=values["--index-url"][-1] if "--index-url" in values else None,
         extra_index_urls=tuple(dict.fromkeys(values.get("--extra-index-url", ()))),
@@ -167,14 +189,18 @@ def normalise_requirement(line: str) -> str:
 @lru_cache(maxsize=REMEMBERED)
 def _normalise(line: str) -> str:
     """Remembered, because a definition's lines are normalised when it is checked and when it is hashed."""
+    if len(line) > MAX_LENGTH or line.count("(") > MAX_PARENTHESES:
+        raise _FaultError("invalid_requirement", f"a requirement has {MAX_LENGTH} characters and is nested little.")
     if line.startswith("-"):
         raise _FaultError("requirement_option", "options have fields of their own, and are no requirements.")
     hashes = sorted({_hash(value) for value in _HASH.findall(line)})
     text = _HASH.sub("", line).strip()
     if re.search(r"\s--?[a-z]", text):
         raise _FaultError("requirement_option", "of the options for one requirement, only --hash is available.")
-    requirement = _parse(text)
-    return " ".join([_canonical(requirement), *(f"--hash={value}" for value in hashes)])
+    found = " ".join([_canonical(_parse(text)), *(f"--hash={value}" for value in hashes)])
+    if len(found) > MAX_LENGTH:
+        raise _FaultError("invalid_requirement", f"a requirement has {MAX_LENGTH} characters at most.")
+    return found
 
 
 def _hash(value: str) -> str:
@@ -205,9 +231,11 @@ def _first(error: Exception) -> str:
 
 
 def _check_url(url: str) -> None:
-    parts = urlsplit(url)
-    if parts.scheme.lower() != "https":
+    if not url.lower().startswith("https:"):
         raise _FaultError("requirement_option", "a direct address must be that of a wheel, by https.")
+    if not _is_http(url):
+        raise _FaultError("url_not_allowed", "a direct address must be a whole and valid one.")
+    parts = urlsplit(url)
     if parts.username is not None or not parts.hostname or _is_local(parts.hostname):
         raise _FaultError("url_not_allowed", "a direct address holds no user name and names a public host.")
     try:
@@ -256,10 +284,21 @@ def check_definition(definition: Definition) -> Definition:
             lines.append(_normalise(line))
         except _FaultError as fault:
             violations.append(Violation(f"/python/pip/{number}", fault.code, fault.detail))
+    violations += _option_violations(definition.python.pip_options)
     if violations:
         raise _invalid(violations[:MAX_VIOLATIONS])
+    check_indexes(definition.python.pip_options, pointer="/python/pip_options")
     section = definition.python.model_copy(update={"pip": tuple(dict.fromkeys(lines))})
     return definition.model_copy(update={"python": section})
+
+
+def _option_violations(options: PipOptions) -> list[Violation]:
+    """Return what is wrong with names of packages; `cloche_shared.store.indexes` checks the addresses."""
+    names = [(f"no_binary/{number}", name) for number, name in enumerate(options.no_binary)]
+    names += [(f"only_binary/{number}", name) for number, name in enumerate(options.only_binary)]
+    bad = [where for where, name in names if not _PACKAGE.fullmatch(name)]
+    detail = "It takes names of packages, or :all:."
+    return [Violation(f"/python/pip_options/{where}", "requirement_option", detail) for where in bad]
 
 
 def inline_includes(name: str, read: Callable[[str], str]) -> str:
