@@ -14,7 +14,7 @@ from cloche_builder.reading import Found, Reader
 from cloche_builder.shown import LIST, SHOWN, BuildView
 from cloche_shared.contracts.common import Strict
 from cloche_shared.contracts.facts import BuildSubmitted, Target
-from cloche_shared.contracts.references import Environment, InlineEnvironment, References
+from cloche_shared.contracts.references import Environment
 from cloche_shared.errors import Invalid
 from cloche_shared.http.caller import Caller, may
 from cloche_shared.http.conditions import Once, Preferred, etag_of
@@ -26,7 +26,7 @@ from cloche_shared.http.sse import EventStream, LastEventId, ServerEvent
 from cloche_shared.http.strict_json import Json
 from cloche_shared.ports.platform import Random
 from cloche_shared.ports.views import Views
-from cloche_shared.store.requirements import check_definition
+from cloche_shared.store.inline import checked_references
 
 Writes = Annotated[Caller, may("builds.write")]
 Reads = Annotated[Caller, may("builds.read")]
@@ -70,14 +70,6 @@ def _location(build_id: str) -> str:
     return f"/api/v1/builds/{build_id}"
 
 
-def _checked(body: BuildBody) -> References:
-    """Return the references; a definition that cannot be built is refused here, where its lines can be pointed at."""
-    if isinstance(body.environment, InlineEnvironment):
-        checked = check_definition(body.environment.definition)
-        return References(environment=body.environment.model_copy(update={"definition": checked}))
-    return References(environment=body.environment)
-
-
 def _add_submit(routes: APIRouter, parts: ApiParts) -> None:
     @routes.post(
         "",
@@ -89,7 +81,8 @@ def _add_submit(routes: APIRouter, parts: ApiParts) -> None:
     async def submit(body: Json[BuildBody], caller: Writes, once: Once, preferred: Preferred) -> Reply:
         key = once.request_id(caller.project)
         request_id = key or parts.random.uuid7()
-        wanted = BuildSubmitted(references=_checked(body), target=body.target, refresh=body.refresh)
+        references = checked_references(body.environment)
+        wanted = BuildSubmitted(references=references, target=body.target, refresh=body.refresh)
         changed = await parts.requests.submit(
             caller.project, request_id, wanted, caller.origin(request_id=key), fingerprint=once.fingerprint
         )

@@ -33,6 +33,7 @@ from cloche_shared.http.strict_json import Json
 from cloche_shared.journal.commit import StreamId
 from cloche_shared.ports.blobs import BlobStore
 from cloche_shared.ports.views import Views
+from cloche_shared.store.inline import checked_references
 
 Reader = Annotated[Caller, may("services.read")]
 Writer = Annotated[Caller, may("services.write")]
@@ -76,7 +77,7 @@ class ServiceUpdate(Strict):
 
     def references(self) -> References:
         """Return what it refers to."""
-        return References(environment=self.environment, models=self.models)
+        return checked_references(self.environment, self.models)
 
 
 class ServiceCreate(ServiceUpdate):

@@ -6,6 +6,7 @@ from cloche_registry.domain.environments import EnvironmentVersion
 from cloche_shared.contracts.definition import Definition, PipOptions, PythonSection
 from cloche_shared.errors import Invalid, Violation
 from cloche_shared.store.hashing import definition_hash
+from cloche_shared.store.indexes import check_indexes
 from cloche_shared.store.requirements import check_definition, parse_requirements
 
 _NO_OPTIONS = PipOptions()
@@ -13,10 +14,14 @@ _NO_OPTIONS = PipOptions()
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What a hash holds besides the definition: the platform, and the interpreter where none is named."""
+    """What a hash holds besides the definition: the platform, and the interpreter where none is named.
+
+    `allowed_indexes` are those that definitions may name (None: any).
+    """
 
     platform: str
     default_python: str
+    allowed_indexes: tuple[str, ...] | None = None
 
 
 def candidate(definition: Definition, recipe: Recipe, *, created_at: str, created_by: str) -> EnvironmentVersion:
@@ -27,6 +32,8 @@ def candidate(definition: Definition, recipe: Recipe, *, created_at: str, create
     """
     try:
         checked = check_definition(definition)
+        if recipe.allowed_indexes is not None:
+            check_indexes(checked.python.pip_options, pointer="/python/pip_options", allowed=recipe.allowed_indexes)
     except Invalid as error:
         raise below(error, "/definition") from None
     python = checked.python.version or recipe.default_python

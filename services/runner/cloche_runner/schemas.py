@@ -7,6 +7,7 @@ from pydantic import BaseModel, Field
 from cloche_shared.contracts.files import FileEntry
 from cloche_shared.contracts.references import Environment, ModelRef, References
 from cloche_shared.contracts.runs import RunSpec, RunStatus
+from cloche_shared.store.inline import checked_references
 
 
 class SubmitRun(RunSpec):
@@ -25,7 +26,7 @@ class SubmitRun(RunSpec):
 
     def references(self) -> References:
         """Return what the registry resolves."""
-        return References(environment=self.environment, models=self.models)
+        return checked_references(self.environment, self.models)
 
 
 class WhyView(BaseModel):
