@@ -23,9 +23,17 @@ def chain_of(client: Client, script: Scripts, name: str, requirements: str = "")
     if requirements:
         environment = client.environments.register(name, requirements=requirements).name
     run = completed(client, script("print(1)"), environment=environment)
-    (first,) = client.events(follow=False, from_start=True, types=["RunSubmitted"], subject=f"run/default/{run.id}")
-    found = client.events(follow=False, from_start=True, correlation=first.correlationid)
-    return sorted(found, key=lambda event: event.time)
+    return told(client, "RunCompleted", correlation=run.id)
+
+
+def told(client: Client, last: str, **wanted: str) -> list[Event]:
+    """Return events by time, as soon as one named `last` is among them."""
+
+    def look() -> list[Event]:
+        found = list(client.events(follow=False, from_start=True, **wanted))
+        return found if last in {event.name for event in found} else []
+
+    return sorted(eventually(look, f"{last} is told"), key=lambda event: event.time)
 
 
 def test_the_chain_of_a_run_has_one_correlation_and_its_order(client: Client, unique: Names, script: Scripts) -> None:
@@ -63,6 +71,7 @@ def test_each_event_of_a_chain_names_the_one_that_caused_it(client: Client, uniq
 def test_events_are_cloudevents(topology: Topology, client: Client, script: Scripts) -> None:
     run = completed(client, script("print(1)"))
     subject = f"run/default/{run.id}"
+    told(client, "RunCompleted", subject=subject)
     with topology.rest(accept="text/event-stream") as rest:
         path = "/api/v1/events"
         text = rest.get(path, params={"follow": "false", "from_start": "true", "subject": subject}).text
@@ -115,6 +124,7 @@ def test_events_tail_shows_the_chain_live(topology: Topology, client: Client, un
 def test_a_stream_of_events_resumes_where_it_ended(topology: Topology, client: Client, script: Scripts) -> None:
     run = completed(client, script("print(1)"))
     params = {"follow": "false", "from_start": "true", "subject": f"run/default/{run.id}"}
+    told(client, "RunCompleted", subject=f"run/default/{run.id}")
     with topology.rest(accept="text/event-stream") as rest:
         whole = ids_of(rest.get("/api/v1/events", params=params).text)
         rest.headers["last-event-id"] = whole[2]
@@ -133,6 +143,6 @@ def test_a_service_tells_its_chain_too(client: Client, unique: Names, script: Sc
     client.services.deploy(name, script("def init(): pass\ndef run(data): return 1", "score.py"), cpus=0.1)
     client.services.wait(name, timeout=PATIENCE)
     client.services.delete(name)
-    found = [event.name for event in client.events(follow=False, from_start=True, subject=f"service/default/{name}")]
+    found = [event.name for event in told(client, "ServiceDeleted", subject=f"service/default/{name}")]
     wanted = ["ServiceSubmitted", "ServicePreparing", "ServiceDeployed", "ServiceDeleted"]
     assert [one for one in found if one in wanted] == wanted
