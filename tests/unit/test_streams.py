@@ -201,6 +201,41 @@ async def test_long_streams_load_from_their_newest_snapshot() -> None:
     assert (present.seq, present.state.count) == (total, total)
 
 
+async def test_a_lost_snapshot_is_written_again_by_the_next_load() -> None:
+    store = MemoryStore()
+    ours = streams(store)
+    for _ in range(2 * SNAPSHOT_EVERY + 5):
+        await ours.change(STREAM, origin(), count_up)
+    snapshots = [key for key in store.documents if key.startswith("access.snapshot/")]
+    for key in snapshots:
+        del store.documents[key]
+    store.keys = sorted(store.documents)
+    assert (await streams(store).get(STREAM)).state.count == 2 * SNAPSHOT_EVERY + 5
+    assert [key for key in store.documents if key.startswith("access.snapshot/")] == snapshots
+
+
+async def test_a_snapshot_that_does_not_fit_any_more_is_passed_over() -> None:
+    store = MemoryStore()
+    ours = streams(store)
+    for _ in range(SNAPSHOT_EVERY + 5):
+        await ours.change(STREAM, origin(), count_up)
+    key = next(key for key in store.documents if key.startswith("access.snapshot/"))
+    store.documents[key] = Document(key, store.documents[key].body.replace(b'"count":', b'"count":"many","was":'))
+    assert (await streams(store).get(STREAM)).state.count == SNAPSHOT_EVERY + 5
+
+
+async def test_requests_before_a_snapshot_act_once_too() -> None:
+    store = MemoryStore()
+    ours = streams(store, atomic=False)
+    await ours.change(STREAM, origin("early"), count_up)
+    del store.documents["answers/default/early"]
+    store.keys = sorted(store.documents)
+    for _ in range(SNAPSHOT_EVERY + 5):
+        await ours.change(STREAM, origin(), count_up)
+    again = await streams(store, atomic=False).change(STREAM, origin("early"), count_up)
+    assert again.replayed
+
+
 async def test_facts_of_a_newer_version_do_not_stop_a_stream() -> None:
     store = MemoryStore()
     ours = streams(store)

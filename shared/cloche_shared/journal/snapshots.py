@@ -1,15 +1,18 @@
 """Snapshots: so that what a long stream costs to load does not grow with its history.
 
 Number n of a stream's snapshots is the document `<kind>.snapshot/<project>/<id>/<n>`, inserted after
-document n x 500. They are found by key alone: their numbers have no gap, or a short one after a
-crash, in which case an older one is used.
+document n x 500. They are found by key alone. They only spare reading: one that could not be written
+is written by the next load that passes its place, and one that cannot be read is passed over.
 """
 
-from typing import TypeVar
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import orjson
 from pydantic import BaseModel
 
+from cloche_shared.journal.answers import Outcome
 from cloche_shared.journal.commit import StreamId
 from cloche_shared.ports.journal import Document, Journal
 
@@ -21,14 +24,27 @@ def _key(stream: StreamId, number: int) -> str:
     return StreamId(f"{stream.kind}.snapshot", stream.project, stream.id).key(number)
 
 
-def snapshot_document(stream: StreamId, seq: int, state: BaseModel) -> Document:
-    """Return the document that holds `state` after document `seq`."""
-    body = {"id": f"{stream.key(seq)}.snapshot", "state": state.model_dump(mode="json")}
+def snapshot_document(stream: StreamId, seq: int, state: BaseModel, asked: Mapping[str, Outcome]) -> Document:
+    """Return the document that holds `state` after document `seq`, and what may still be asked again."""
+    body = {
+        "id": f"{stream.key(seq)}.snapshot",
+        "state": state.model_dump(mode="json"),
+        "asked": {request_id: outcome.to_json() for request_id, outcome in asked.items()},
+    }
     return Document(_key(stream, seq // SNAPSHOT_EVERY), orjson.dumps(body))
 
 
-async def latest_snapshot(journal: Journal, stream: StreamId, state: type[S]) -> tuple[int, S] | None:
-    """Return sequence number and state of the newest snapshot that is found by doubling and halving."""
+@dataclass(frozen=True, slots=True)
+class Snapshot(Generic[S]):
+    """A stream as it was after document `seq`."""
+
+    seq: int
+    state: S
+    asked: Mapping[str, Outcome]
+
+
+async def latest_snapshot(journal: Journal, stream: StreamId, state: type[S]) -> Snapshot[S] | None:
+    """Return the newest snapshot, found by doubling and halving; one that no longer fits its class is none."""
     low, step, found = 0, 1, None
     while step:
         document = await journal.get(_key(stream, low + step))
@@ -41,4 +57,9 @@ async def latest_snapshot(journal: Journal, stream: StreamId, state: type[S]) ->
             step = 1
     if found is None:
         return None
-    return low * SNAPSHOT_EVERY, state.model_validate_json(orjson.dumps(orjson.loads(found.body)["state"]))
+    body = orjson.loads(found.body)
+    asked = {request_id: Outcome.from_json(outcome) for request_id, outcome in body.get("asked", {}).items()}
+    try:
+        return Snapshot(low * SNAPSHOT_EVERY, state.model_validate_json(orjson.dumps(body["state"])), asked)
+    except ValueError:
+        return None

@@ -8,7 +8,7 @@ be stale; that costs another round, never an invariant.
 import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from cloche_shared.contracts.fact import Fact, read_fact
 from cloche_shared.contracts.facts import TOPICS
+from cloche_shared.errors import Unavailable
 from cloche_shared.journal.answers import Outcome, answer_document
 from cloche_shared.journal.commit import Commit, Origin, StreamId, Written, written
 from cloche_shared.journal.snapshots import SNAPSHOT_EVERY, latest_snapshot, snapshot_document
@@ -25,7 +26,7 @@ from cloche_shared.ports.journal import Document, Verdict
 S = TypeVar("S", bound=BaseModel)
 
 CACHED_STREAMS = 20_000
-PAGE = 500
+PAGE = SNAPSHOT_EVERY
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,8 +212,10 @@ class Streams(Generic[S]):
         return Changed(stream, state, seq, facts, outcome)
 
     async def _snapshot(self, stream: StreamId, present: Present[S]) -> None:
+        """Keep a snapshot where one is due; the change is durable whether or not that works."""
         if present.seq % SNAPSHOT_EVERY == 0:
-            await self._writer.append([snapshot_document(stream, present.seq, present.state)])
+            with suppress(Unavailable):
+                await self._writer.append([snapshot_document(stream, present.seq, present.state, present.asked)])
 
     async def _load(self, stream: StreamId) -> Present[S]:
         present = Present(self.kind.state(), 0)
@@ -220,13 +223,14 @@ class Streams(Generic[S]):
         if len(documents) == PAGE:
             snapshot = await latest_snapshot(self._writer.journal, stream, self.kind.state)
             if snapshot is not None:
-                present = Present(snapshot[1], snapshot[0])
+                present = Present(snapshot.state, snapshot.seq, snapshot.asked)
                 documents = await self._writer.journal.read(f"{stream}/", after=stream.key(present.seq), limit=PAGE)
         while documents:
             for document in documents:
                 present = self._apply(present, written(document), sent=document.sent)
             if len(documents) < PAGE:
                 break
+            await self._snapshot(stream, present)
             documents = await self._writer.journal.read(f"{stream}/", after=stream.key(present.seq), limit=PAGE)
         return present
 
