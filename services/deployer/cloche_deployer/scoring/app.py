@@ -116,12 +116,6 @@ class ScoringApp:
             return
 
     async def _authorized(self, exchange: Exchange, name: str) -> ServiceTarget:
-        client = exchange.scope.get("client")
-        address = client[0] if client else ""
-        if self._guard is not None and (wait := self._guard.retry_after(address)):
-            raise Throttled(
-                "too_many_requests", "Too many wrong keys came from this address.", extra={"retry_after": wait}
-            )
         token = bearer(exchange.fields)
         project = exchange.fields.get(b"cloche-project")
         if token:
@@ -133,13 +127,24 @@ class ScoringApp:
             projects = await self._access.projects(token) if self._access is not None else frozenset()
             if projects:
                 return _only(name, [t for t in targets if t.project in projects or EVERY_PROJECT in projects])
-            if self._guard is not None:
-                self._guard.failed(address)
+            self._guess_failed(exchange)
         raise Unauthenticated(
             "unauthenticated",
             "A key of this service, or a token of its project, is needed.",
             todo=f"Send `Authorization: Bearer <key>`; `cloche service keys {name}` shows the keys.",
         )
+
+    def _guess_failed(self, exchange: Exchange) -> None:
+        """Count a wrong key. Raises `Throttled` when too many came from the address; right keys always pass."""
+        if self._guard is None:
+            return
+        client = exchange.scope.get("client")
+        address = client[0] if client else ""
+        if wait := self._guard.retry_after(address):
+            raise Throttled(
+                "too_many_requests", "Too many wrong keys came from this address.", extra={"retry_after": wait}
+            )
+        self._guard.failed(address)
 
     async def _score(self, exchange: Exchange, target: ServiceTarget) -> None:
         method = exchange.scope["method"]

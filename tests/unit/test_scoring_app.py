@@ -1,0 +1,54 @@
+"""Who may score: one who guesses slows only guesses down."""
+
+import json
+from typing import Any
+
+from cloche_deployer.scoring.app import ScoringApp
+from cloche_deployer.scoring.target import RoutingTable, ServiceTarget, TargetSettings, digest
+from cloche_deployer.wiring import KeyGuard
+from cloche_shared.access import FailureGate
+
+
+class Front:
+    """A scoring front with one service that has no workers yet: whoever is let in reads 503."""
+
+    def __init__(self) -> None:
+        table = RoutingTable()
+        table.put(ServiceTarget("p", "svc", [digest("right")], None, TargetSettings()))
+        self.now = 0.0
+        gate = FailureGate(lambda: self.now, limit=3)
+        self._app = ScoringApp(table, lambda: "id", access=self, guard=KeyGuard(gate))
+
+    async def projects(self, token: str) -> frozenset[str]:
+        return frozenset({"p"}) if token == "pt" else frozenset()
+
+    async def status(self, key: str) -> tuple[int, str]:
+        """Return status and code of a scoring request with a key."""
+        sent: list[dict[str, Any]] = []
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/api/v1/services/svc/score",
+            "headers": [(b"authorization", b"Bearer " + key.encode())],
+            "client": ("192.0.2.1", 1),
+        }
+        await self._app(scope, receive, send)
+        return sent[0]["status"], json.loads(sent[1]["body"])["code"]
+
+
+async def test_wrong_keys_of_an_address_do_not_lock_right_ones_out() -> None:
+    front = Front()
+    for _ in range(3):
+        assert await front.status("guess") == (401, "unauthenticated")
+    assert await front.status("guess") == (429, "too_many_requests")
+    assert await front.status("right") == (503, "service_unavailable")
+    assert await front.status("pt") == (503, "service_unavailable")
+    front.now += 60.0
+    assert await front.status("guess") == (401, "unauthenticated")
