@@ -283,3 +283,13 @@ def test_a_revoked_key_is_not_issued_again() -> None:
     state = evolved(state, decision)
     assert not keys.decide_revoke(state, "k").facts
     assert not keys.decide_key(state, key()).facts
+
+
+def test_a_new_bootstrap_key_revokes_the_former_one() -> None:
+    first = key().model_copy(update={"bootstrap": True})
+    state = evolved(Access(), keys.decide_key(Access(), first))
+    second = key("other").model_copy(update={"bootstrap": True})
+    state = evolved(state, keys.decide_key(state, second))
+    assert state.revoked == (first.key_id,)
+    assert not keys.decide_key(state, second).facts
+    assert evolved(state, keys.decide_key(state, key("third"))).revoked == (first.key_id,)

@@ -347,7 +347,8 @@ class Keys:
         parts = split_token(token)
         if parts is None:
             raise Internal("malformed_token", "The bootstrap token has not the form of one.")
-        key = ApiKeyIssued(key_id=parts[0], digest=digest_of(parts[1], self._pepper), role="admin", projects=("*",))
+        digest = digest_of(parts[1], self._pepper)
+        key = ApiKeyIssued(key_id=parts[0], digest=digest, role="admin", projects=("*",), bootstrap=True)
         origin = Origin(Actor("service:registry"), correlation=f"bootstrap-{parts[0]}")
         changed = await self.streams.change(
             self.streams.id(project, "keys"), origin, lambda state: keys.decide_key(state, key)

@@ -32,7 +32,8 @@ def evolve(state: Access, fact: Fact) -> Access:
 def decide_key(state: Access, key: ApiKeyIssued) -> Decision:
     """Issue a key whose token exists already, creating the project with the first one.
 
-    A key that is known is left as it is, also when it was revoked. Raises `Conflict`
+    A key that is known is left as it is, also when it was revoked. A new bootstrap key revokes the
+    former one: who removes the token file wants its token to open nothing any more. Raises `Conflict`
     (`key_id_taken`) when its id belongs to another secret.
     """
     known = state.keys.get(key.key_id)
@@ -45,7 +46,9 @@ def decide_key(state: Access, key: ApiKeyIssued) -> Decision:
                 todo="Restore both from the same backup, or issue a token with a new id.",
             )
         return Decision()
-    return Decision([key] if state.created else [ProjectCreated(), key])
+    former = [one.key_id for one in state.keys.values() if key.bootstrap and one.bootstrap]
+    gone = [ApiKeyRevoked(key_id=key_id) for key_id in former if key_id not in state.revoked]
+    return Decision([*([] if state.created else [ProjectCreated()]), key, *gone])
 
 
 def decide_revoke(state: Access, key_id: str) -> Decision:

@@ -74,13 +74,17 @@ class ProjectCreated(Fact):
 
 
 class ApiKeyIssued(Fact):
-    """A key exists. `digest` is its keyed hash, never the key; `expires` an RFC 3339 time or empty."""
+    """A key exists. `digest` is its keyed hash, never the key; `expires` an RFC 3339 time or empty.
+
+    `bootstrap` marks the one that a data folder's `token` file holds.
+    """
 
     key_id: str
     digest: str
     role: Literal["viewer", "submitter", "admin"]
     projects: tuple[str, ...]
     expires: str = ""
+    bootstrap: bool = False
 
 
 class ApiKeyRevoked(Fact):
