@@ -11,12 +11,12 @@ import pytest
 
 from cloche_shared.adapters.file_blobs import FileBlobs
 from cloche_shared.adapters.interpreters import Interpreters, running
-from cloche_shared.adapters.local_node_files import LocalNodeFiles
+from cloche_shared.adapters.local_node_files import LocalNodeFiles, folders
 from cloche_shared.adapters.memory_resolver import Package, wheel_bytes
 from cloche_shared.contracts.definition import Artefact, Lock
 from cloche_shared.contracts.files import Manifest
 from cloche_shared.errors import Failed
-from cloche_shared.ports.node_files import Prefix
+from cloche_shared.ports.node_files import PartlyCollectedError, Prefix
 from cloche_shared.store.hashing import lock_digest
 from tests.environments.bad_wheels import BAD_WHEELS
 
@@ -260,3 +260,14 @@ async def test_links_and_pipes_among_the_outputs_are_not_followed(world: World) 
     os.mkfifo(path / "outputs/pipe")
     collected = await world.node.collect("w1", ["outputs", "logs"], world.blobs)
     assert [entry.path for entry in collected.files] == ["outputs/real.txt"]
+
+
+async def test_outputs_over_the_limit_are_kept_up_to_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folders, "MAX_FILES", 3)
+    path = await world.node.checkout("w1", Manifest(), world.blobs)
+    (path / "outputs").mkdir()
+    for number in range(5):
+        (path / f"outputs/{number}").write_text("x")
+    with pytest.raises(PartlyCollectedError, match="more than 3 files") as caught:
+        await world.node.collect("w1", ["outputs"], world.blobs)
+    assert len(caught.value.kept) == 3

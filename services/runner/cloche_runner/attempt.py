@@ -5,31 +5,34 @@ whatever the run's stream does not say yet.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from cloche_runner.domain import run_decisions as decisions
-from cloche_runner.domain.endings import Verdict, judge
+from cloche_runner.domain.endings import Verdict, judge, without_outputs
 from cloche_runner.domain.runs import Run, holder
 from cloche_runner.handlers import Core, read_manifest, service_origin
 from cloche_runner.metering import Meter
 from cloche_runner.permit import Permit
 from cloche_runner.ports import AttemptFiles, AttemptPaths
 from cloche_runner.prefixes import Prefixes
+from cloche_shared.bus.dispatch import TRANSIENT
 from cloche_shared.contracts.files import FileEntry, Manifest
 from cloche_shared.contracts.references import Problem
 from cloche_shared.contracts.runs import Ended, RunSpec
 from cloche_shared.errors import ClocheError, Unavailable
 from cloche_shared.journal.commit import StreamId
 from cloche_shared.journal.streams import Changed, Decision
+from cloche_shared.notes import notes_of
 from cloche_shared.ports.executor import Executor, Exit, Limits, Process, ProcessSpec
 from cloche_shared.ports.journal import OutcomeUnknownError
-from cloche_shared.ports.node_files import NodeFiles
+from cloche_shared.ports.node_files import NodeFiles, PartlyCollectedError
 from cloche_shared.store.hashing import manifest_bytes
 
+_log = notes_of(__name__)
 OWNER = "runner"
 FOLDERS = ("outputs", "logs")
 TAIL_BYTES = 4096
@@ -88,12 +91,21 @@ class Attempt:
         self._blobs = core.space(stream.project)
         self._meter = Meter(core, parts.attempts, stream, self.id, self.fence)
         self._origin = service_origin(stream.id)
+        self._over: tuple[Verdict, Ended] | None = None
+        """What the end of the user's code means, once it ended for a reason of its own."""
         if process is not None:
             self.known.set()
 
     async def drive(self) -> None:
         """Bring the attempt to its end. Raises `Conflict` (`stale_fence`) when it holds the run no more."""
         run = await self._run()
+        if self.process is None and run.phase == "finalizing" and run.ended is not None:
+            await self._finish_alone(run.ended)
+        else:
+            await self._drive(run)
+        await self.clean()
+
+    async def _drive(self, run: Run) -> None:
         try:
             process = self.process or await self._start(run)
         except CanceledError:
@@ -105,7 +117,6 @@ class Attempt:
         else:
             ended = await self._watch(process)
             await self._finish(process, ended)
-        await self.clean()
 
     async def _change(self, decide: Callable[[Run], Decision]) -> Changed[Run]:
         return await self._core.change_run(self.stream, self._origin, decide)
@@ -234,16 +245,25 @@ class Attempt:
         if verdict.kind == "infrastructure" and verdict.problem is not None:
             await self._lose(verdict.problem, await self._with_log(process, ended))
             return
+        self._over = (verdict, ended)
         at = self._core.writer.now()
         async with _together() as group:
             group.create_task(self._change(lambda run: decisions.decide_finalizing(run, self.fence, ended, at)))
             group.create_task(self._meter.drain())
             group.create_task(self._release())
-            outputs = group.create_task(self._collect())
+            collected = group.create_task(self._collect())
             shipped = group.create_task(self._with_log(process, ended))
-        await self._conclude(verdict, shipped.result(), outputs.result())
+        outputs, fault = collected.result()
+        await self._conclude(without_outputs(verdict, fault) if fault else verdict, shipped.result(), outputs)
 
-    async def _conclude(self, verdict: Verdict, ended: Ended, outputs: str) -> None:
+    async def _finish_alone(self, ended: Ended) -> None:
+        """End a run whose code ended before, but whose log is gone from this node with its process."""
+        await self._release()
+        outputs, fault = await self._collect()
+        fault = fault or _not_collected("The log of its process is gone from this node.")
+        await self._conclude(without_outputs(judge(ended, self._spec), fault), ended, outputs)
+
+    async def _conclude(self, verdict: Verdict, ended: Ended, outputs: str | None) -> None:
         at = self._core.writer.now()
         await self._change(lambda run: decisions.decide_ended(run, self.fence, verdict, ended, outputs, at))
 
@@ -254,15 +274,20 @@ class Attempt:
         blob = await self._blobs.put(_bytes_of(process))
         return ended.model_copy(update={"log": blob.digest, "log_bytes": blob.size})
 
-    async def _collect(self) -> str:
-        """Store what the attempt left and return the digest of its manifest; uploads win over files of their name."""
-        collected, uploaded = await asyncio.gather(
-            self._parts.files.collect(self.id, FOLDERS, self._blobs),
-            self._parts.attempts.uploads(self.id, self._blobs),
+    async def _collect(self) -> tuple[str, Problem | None]:
+        """Store what the attempt left; return the digest of its manifest, and what could not be stored.
+
+        Uploads win over files of their name. Raises one of `TRANSIENT` when the store does not answer.
+        """
+        (left, fault), (uploaded, other) = await asyncio.gather(
+            _kept(self._left()), _kept(self._parts.attempts.uploads(self.id, self._blobs))
         )
-        entries: dict[str, FileEntry] = {entry.path: entry for entry in (*collected.files, *uploaded)}
+        entries: dict[str, FileEntry] = {entry.path: entry for entry in (*left, *uploaded)}
         manifest = Manifest(files=tuple(entries[path] for path in sorted(entries)))
-        return (await self._blobs.put_bytes(manifest_bytes(manifest))).digest
+        return (await self._blobs.put_bytes(manifest_bytes(manifest))).digest, fault or other
+
+    async def _left(self) -> Iterable[FileEntry]:
+        return (await self._parts.files.collect(self.id, FOLDERS, self._blobs)).files
 
     async def _lose(self, problem: Problem, ended: Ended | None) -> None:
         core = self._core
@@ -287,11 +312,19 @@ class Attempt:
         await asyncio.gather(parts.files.discard(self.id), parts.attempts.discard(self.id))
 
     async def give_up(self, error: Exception) -> None:
-        """End an attempt that a defect of ours keeps from being driven: it counts as lost."""
+        """End an attempt that a defect of ours keeps from being driven.
+
+        It counts as lost, unless the user's code has ended: what ended is not run again.
+        """
         if self.process is not None:
             await end_process(self.process)
-        message = f"The attempt could not be driven: {type(error).__name__}."
-        await self._lose(Problem(code="internal", message=message, todo="Read the runner's log."), None)
+        if self._over is not None:
+            verdict, ended = self._over
+            await self._release()
+            await self._conclude(without_outputs(verdict, _not_collected(type(error).__name__)), ended, None)
+        else:
+            message = f"The attempt could not be driven: {type(error).__name__}."
+            await self._lose(Problem(code="internal", message=message, todo="Read the runner's log."), None)
         await self.clean()
 
     async def revoke(self) -> None:
@@ -315,6 +348,23 @@ async def _together() -> AsyncIterator[asyncio.TaskGroup]:
             yield group
     except BaseExceptionGroup as errors:
         raise errors.exceptions[0] from None
+
+
+def _not_collected(why: str) -> Problem:
+    return _problem_of(PartlyCollectedError([why.rstrip(".")], ()))
+
+
+async def _kept(work: Awaitable[Iterable[FileEntry]]) -> tuple[Iterable[FileEntry], Problem | None]:
+    """Return what was collected, and what was not; only a store that does not answer is raised."""
+    try:
+        return await work, None
+    except TRANSIENT:
+        raise
+    except PartlyCollectedError as error:
+        return error.kept, _problem_of(error)
+    except Exception as error:  # noqa: BLE001 - code that ended must not run again for a defect of ours
+        _log.exception("outputs_not_collected")
+        return (), _not_collected(error.what if isinstance(error, ClocheError) else type(error).__name__)
 
 
 def _spec_of(run: Run) -> RunSpec:

@@ -14,6 +14,7 @@ from cloche_runner.domain.nodes import NODE_PROJECT
 from cloche_runner.handlers import Core, service_origin
 from cloche_runner.permit import Permit
 from cloche_runner.prefixes import Prefixes
+from cloche_shared.bus.dispatch import TRANSIENT
 from cloche_shared.errors import Conflict, Unavailable
 from cloche_shared.journal.commit import StreamId
 from cloche_shared.notes import notes_of
@@ -164,6 +165,18 @@ class Driver:
 
     async def _once(self, attempt: Attempt, tries: int) -> bool:
         try:
+            await self._advance(attempt)
+        except TRANSIENT as error:
+            _log.warning("attempt_delayed", run=str(attempt.stream), error=str(error), tries=tries)
+            return False
+        except Exception as error:  # noqa: BLE001 - a defect of ours must not leave a process undriven
+            _log.exception("attempt_failed", run=str(attempt.stream), tries=tries)
+            return tries >= MOST_DEFECTS and await self._give_up(attempt, error)
+        return True
+
+    async def _advance(self, attempt: Attempt) -> None:
+        """Drive an attempt to its end, or end it when it holds its run no more."""
+        try:
             await attempt.drive()
         except Conflict as error:
             if error.code != STALE_FENCE:
@@ -171,14 +184,13 @@ class Driver:
             _log.info("attempt_revoked", run=str(attempt.stream), fence=attempt.fence)
             await attempt.revoke()
             await self._core.see(attempt.stream)
-        except (Unavailable, OutcomeUnknownError) as error:
-            _log.warning("attempt_delayed", run=str(attempt.stream), error=str(error), tries=tries)
-            return False
-        except Exception as error:  # noqa: BLE001 - a defect of ours must not leave a process undriven
-            _log.exception("attempt_failed", run=str(attempt.stream), tries=tries)
-            if tries < MOST_DEFECTS:
-                return False
+
+    async def _give_up(self, attempt: Attempt, error: Exception) -> bool:
+        try:
             await attempt.give_up(error)
+        except Exception as failure:  # noqa: BLE001 - then it is tried again: nobody else knows the process
+            _log.warning("attempt_not_given_up", run=str(attempt.stream), error=str(failure))
+            return False
         return True
 
     async def _let_go(self) -> None:

@@ -28,7 +28,10 @@ class AttemptFiles(Protocol):
         """Return up to `limit` bytes of the attempt's journal from `offset` on; nothing when there is none."""
 
     async def uploads(self, attempt_id: str, blobs: Blobs) -> list[FileEntry]:
-        """Store every regular file that was uploaded, links not followed, and return them by name."""
+        """Store every regular file that was uploaded, links not followed, and return them by name.
+
+        Raises `PartlyCollectedError` when some cannot be read.
+        """
 
     async def discard(self, attempt_id: str) -> None:
         """Remove the attempt's folders; absent ones are harmless."""

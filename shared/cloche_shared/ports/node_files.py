@@ -6,8 +6,12 @@ from pathlib import Path
 from typing import Protocol
 
 from cloche_shared.contracts.definition import Lock
-from cloche_shared.contracts.files import Manifest
+from cloche_shared.contracts.files import FileEntry, Manifest
+from cloche_shared.errors import Failed
 from cloche_shared.ports.blobs import Blobs
+
+SHOWN_FAULTS = 3
+"""How many faults a message names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +26,23 @@ class Prefix:
     python: Path
     reused: bool
     warnings: tuple[str, ...] = ()
+
+
+class PartlyCollectedError(Failed):
+    """Some files cannot be collected, now or later (code `outputs_not_collected`).
+
+    `faults` are clauses that say what and why; `kept` are the files that were collected.
+    """
+
+    def __init__(self, faults: Sequence[str], kept: Sequence[FileEntry]) -> None:
+        more = f", and {len(faults) - SHOWN_FAULTS} more" if len(faults) > SHOWN_FAULTS else ""
+        super().__init__(
+            "outputs_not_collected",
+            "Not all outputs could be collected.",
+            why=f"{'; '.join(faults[:SHOWN_FAULTS])}{more}.",
+            todo="See that the script leaves fewer files, and files that can be read.",
+        )
+        self.kept = tuple(kept)
 
 
 class NodeFiles(Protocol):
@@ -42,7 +63,11 @@ class NodeFiles(Protocol):
         """Return the working folder of an id as it was left, None where there is none."""
 
     async def collect(self, work_id: str, folders: Sequence[str], blobs: Blobs) -> Manifest:
-        """Store every regular file below `folders` (`outputs`, `logs`) of a working folder, links not followed."""
+        """Store every regular file below `folders` (`outputs`, `logs`) of a working folder, links not followed.
+
+        Raises `PartlyCollectedError` when some cannot be read or are too many, `Unavailable` when the
+        store cannot take them now.
+        """
 
     async def discard(self, work_id: str) -> None:
         """Remove a working folder; an absent one is harmless."""

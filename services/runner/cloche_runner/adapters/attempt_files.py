@@ -12,6 +12,7 @@ from cloche_runner.ports import AttemptPaths
 from cloche_shared.contracts.files import FileEntry
 from cloche_shared.errors import Internal
 from cloche_shared.ports.blobs import Blobs
+from cloche_shared.ports.node_files import PartlyCollectedError
 from cloche_shared.store.paths import path_fault
 
 _ID = re.compile(r"[a-z0-9-]{1,128}")
@@ -43,10 +44,18 @@ class LocalAttemptFiles:
     async def uploads(self, attempt_id: str, blobs: Blobs) -> list[FileEntry]:
         folder = self._folder(attempt_id) / "uploads"
         found = await asyncio.to_thread(lambda: list(_regular_files(folder)))
-        entries = []
+        entries, faults = [], []
         for name, path, executable in found:
-            blob = await blobs.put_file(path)
-            entries.append(FileEntry(path=name, digest=blob.digest, size=blob.size, executable=executable))
+            try:
+                blob = await blobs.put_file(path)
+            except (TimeoutError, ConnectionError):
+                raise  # the store's, not the file's
+            except OSError as error:
+                faults.append(f"{name}: {error.strerror or type(error).__name__}")
+            else:
+                entries.append(FileEntry(path=name, digest=blob.digest, size=blob.size, executable=executable))
+        if faults:
+            raise PartlyCollectedError(faults, entries)
         return entries
 
     async def discard(self, attempt_id: str) -> None:

@@ -54,6 +54,9 @@ class MemoryNodeFiles:
         self._disk.work[work_id] = {entry.path: await blobs.read_bytes(entry.digest) for entry in snapshot.files}
         return _ROOT / "work" / work_id
 
+    async def folder(self, work_id: str) -> Path | None:
+        return _ROOT / "work" / work_id if work_id in self._disk.work else None
+
     async def collect(self, work_id: str, folders: Sequence[str], blobs: Blobs) -> Manifest:
         found = sorted(self._disk.work.get(work_id, {}).items())
         chosen = [(path, data) for path, data in found if path.split("/")[0] in folders and "/" in path]

@@ -40,6 +40,14 @@ def judge(ended: Ended, spec: RunSpec, *, log_tail: str = "") -> Verdict:
     return verdict
 
 
+def without_outputs(verdict: Verdict, problem: Problem) -> Verdict:
+    """Return what an end means when outputs are missing: what else went wrong weighs more.
+
+    The user's code has ended, so it is never run again for that.
+    """
+    return Verdict("final", problem) if verdict.kind == "completed" else verdict
+
+
 def _problem(code: str, message: str, todo: str, log_tail: str = "", **extra: object) -> Problem:
     shown = {**extra, "log_tail": log_tail} if log_tail else extra
     last = next((line for line in reversed(log_tail.splitlines()) if line.strip()), "")

@@ -128,7 +128,7 @@ def decide_finalizing(run: Run, fence: int, ended: Ended, at: str) -> Decision:
     return Decision([RunFinalizing(attempt=run.attempt, fence=fence, ended=ended, at=at)])
 
 
-def decide_ended(run: Run, fence: int, verdict: Verdict, ended: Ended, outputs: str, at: str) -> Decision:
+def decide_ended(run: Run, fence: int, verdict: Verdict, ended: Ended, outputs: str | None, at: str) -> Decision:
     """Record the outcome, or that the user's code is tried again as was asked.
 
     Raises `Conflict` (code `stale_fence`).
@@ -137,9 +137,9 @@ def decide_ended(run: Run, fence: int, verdict: Verdict, ended: Ended, outputs: 
     return Decision([_outcome(run, verdict, ended, outputs, at)])
 
 
-def _outcome(run: Run, verdict: Verdict, ended: Ended, outputs: str, at: str) -> Fact:
+def _outcome(run: Run, verdict: Verdict, ended: Ended, outputs: str | None, at: str) -> Fact:
     environment = run.environment
-    if verdict.kind == "completed" and environment is not None:
+    if verdict.kind == "completed" and environment is not None and outputs is not None:
         return RunCompleted(outputs=outputs, ended=ended, environment=environment, at=at)
     if verdict.problem is None:
         return RunCanceled(outputs=outputs, ended=ended, environment=environment, at=at)

@@ -12,7 +12,7 @@ no node can meet reserves nothing. Only a higher priority can hold a run back wi
 """
 
 from bisect import insort
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import islice
@@ -119,10 +119,10 @@ class Queue:
         """Return the priorities that occur, highest first."""
         return sorted({priority for priority, _ in self._lanes}, reverse=True)
 
-    def lanes(self, priority: int) -> dict[str, Iterator[Waiting]]:
-        """Return the runs of a priority by project, each in order."""
+    def lanes(self, priority: int, possible: Callable[[Resources], bool]) -> dict[str, Iterator[Waiting]]:
+        """Return the runs of a priority that are `possible`, by project, each in order."""
         return {
-            project: iter([self._known[key] for _, key in lane[:LOOK]])
+            project: (one for _, key in lane if possible((one := self._known[key]).resources))
             for (of, project), lane in self._lanes.items()
             if of == priority
         }
@@ -156,11 +156,16 @@ class Shares:
         return max(cpus / self._cpus, memory / self._memory, gpus / self._gpus)
 
 
-def in_order(queue: Queue, shares: Shares, old: str) -> Iterator[Waiting]:
-    """Yield the waiting runs, best first; `shares` may change between two. Who came before `old` is starving."""
+def in_order(
+    queue: Queue, shares: Shares, old: str, possible: Callable[[Resources], bool] = lambda _: True
+) -> Iterator[Waiting]:
+    """Yield the waiting runs, best first; `shares` may change between two. Who came before `old` is starving.
+
+    Those whose resources are not `possible` are passed over: however many they are, they hold up nobody.
+    """
     for priority in queue.priorities():
         heads: list[tuple[tuple[object, ...], Waiting, Iterator[Waiting]]] = []
-        for lane in queue.lanes(priority).values():
+        for lane in queue.lanes(priority, possible).values():
             _push(heads, lane, shares, old)
         while heads:
             _, waiting, lane = heappop(heads)
@@ -260,7 +265,14 @@ def plan(queue: Queue, nodes: Mapping[str, Node], times: Times) -> Plan:
     shares = Shares(nodes)
     state = _Round(nodes, times)
     misses = 0
-    for waiting in islice(in_order(queue, shares, times.starving), LOOK):
+    known: dict[Resources, bool] = {}
+
+    def possible(wanted: Resources) -> bool:
+        if wanted not in known:
+            known[wanted] = any(could_fit(node, wanted) for node in state.nodes.values())
+        return known[wanted]
+
+    for waiting in islice(in_order(queue, shares, times.starving, possible), LOOK):
         if waiting.not_before > times.now:
             state.reasons[waiting.key] = f"is tried again, not before {waiting.not_before}."
             continue

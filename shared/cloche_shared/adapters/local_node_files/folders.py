@@ -1,6 +1,7 @@
 """Working folders: a snapshot's tree out, outputs and logs in. Links are never followed."""
 
 import asyncio
+import itertools
 import os
 import posixpath
 import re
@@ -11,8 +12,9 @@ from pathlib import Path
 from cloche_shared.adapters.local_node_files.store import remove_tree
 from cloche_shared.blobs.errors import disk_error
 from cloche_shared.contracts.files import FileEntry, Manifest
-from cloche_shared.errors import Failed, Invalid, NotFound, TooLarge
+from cloche_shared.errors import Failed, Invalid, NotFound
 from cloche_shared.ports.blobs import Blobs
+from cloche_shared.ports.node_files import PartlyCollectedError
 from cloche_shared.store.paths import check_manifest, check_path, path_fault
 
 CHUNK = 1 << 20
@@ -25,9 +27,8 @@ _WORK_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 class Folders:
     """All working folders of a node, by our own ids."""
 
-    def __init__(self, root: Path, *, max_bytes: int | None = None) -> None:
+    def __init__(self, root: Path) -> None:
         self._root = root
-        self._max_bytes = max_bytes
 
     def path(self, work_id: str) -> Path:
         """Return the folder of an id. Raises `Invalid` (code `invalid_name`) for what is none."""
@@ -68,27 +69,27 @@ class Folders:
                     await asyncio.to_thread(stream.write, chunk)
 
     async def collect(self, work_id: str, folders: Sequence[str], blobs: Blobs) -> Manifest:
-        """Store every regular file below the given folders; returns them sorted by path."""
+        """Store every regular file below the given folders; returns them sorted by path.
+
+        Raises `PartlyCollectedError` when there are files that cannot be read, or too many.
+        """
         root = self.path(work_id)
         for folder in folders:
             check_path(folder, pointer="/folders")
         entries: list[FileEntry] = []
-        total = 0
-        try:
-            for path in await asyncio.to_thread(lambda: sorted(_regular(root, folders))):
+        faults: list[str] = []
+        for path in await asyncio.to_thread(_found, root, folders, faults):
+            try:
                 entry = await _store(root, path, blobs)
-                if entry is None:
-                    continue
-                entries.append(entry)
-                total += entry.size
-                self._check(len(entries), total)
-        except OSError as error:
-            raise _failed(error) from error
+            except (TimeoutError, ConnectionError):
+                raise  # the store's, not the file's
+            except OSError as error:
+                faults.append(_fault(path, error))
+            else:
+                entries.extend([entry] if entry is not None else [])
+        if faults:
+            raise PartlyCollectedError(faults, entries)
         return Manifest(files=tuple(entries))
-
-    def _check(self, count: int, total: int) -> None:
-        if count > MAX_FILES or (self._max_bytes is not None and total > self._max_bytes):
-            raise TooLarge("too_large", "The outputs are over the limit.", why=f"{count} files, {total} bytes.")
 
     async def discard(self, work_id: str) -> None:
         """Remove a working folder."""
@@ -115,12 +116,28 @@ def _copy(source: Path, target: Path, mode: int) -> None:
             writer.write(chunk)
 
 
-def _regular(root: Path, folders: Sequence[str]) -> Iterator[str]:
+def _fault(path: str, error: OSError) -> str:
+    return f"{path}: {error.strerror or type(error).__name__}"
+
+
+def _found(root: Path, folders: Sequence[str], faults: list[str]) -> list[str]:
+    """Return the paths to collect, sorted, `MAX_FILES` at most; what cannot be looked at is noted."""
+    found = list(itertools.islice(_regular(root, folders, faults), MAX_FILES + 1))
+    if len(found) > MAX_FILES:
+        faults.append(f"there are more than {MAX_FILES} files")
+    return sorted(found[:MAX_FILES])
+
+
+def _regular(root: Path, folders: Sequence[str], faults: list[str]) -> Iterator[str]:
     """Yield the paths of regular files below the folders whose names can be carried."""
+
+    def refused(error: OSError) -> None:
+        faults.append(_fault(os.path.relpath(os.fsdecode(error.filename or root), root), error))
+
     for folder in folders:
         if _is_linked(root, folder) or not (root / folder).is_dir():
             continue
-        for found, _, names, handle in os.fwalk(root / folder, follow_symlinks=False):
+        for found, _, names, handle in os.fwalk(root / folder, onerror=refused, follow_symlinks=False):
             for name in names:
                 path = os.path.relpath(f"{found}/{name}", root)
                 if path_fault(path) is None and _is_regular(name, handle):

@@ -1,0 +1,118 @@
+"""Outputs that cannot be collected: the run ends with that problem, and its code is never run again."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import pytest
+
+from cloche_runner.adapters.memory import MemoryNodeFiles
+from cloche_runner.wiring import NodePorts
+from cloche_shared.adapters.memory_executor import Life
+from cloche_shared.contracts.files import Manifest
+from cloche_shared.errors import Failed, Unavailable
+from cloche_shared.ports.blobs import Blobs
+from cloche_shared.ports.node_files import PartlyCollectedError
+from tests.unit.runner_world import Cluster, answering, facts_of, replica
+
+pytestmark = pytest.mark.looptime
+
+
+class Faulty(Cluster):
+    """A node whose files refuse to be collected: `refuse` says how, by the number of the try."""
+
+    def __init__(self, refuse: Callable[[int, Manifest], None]) -> None:
+        super().__init__()
+        self.refuse = refuse
+        self.tries = 0
+        self.started = 0
+        self.code = 0
+        self.programs["a.py"] = self.program
+
+    async def program(self, life: Life) -> int:
+        self.started += 1
+        life.begin()
+        life.say(b"done\n")
+        self.disks["n1"].write(life.spec.id, "outputs/good", b"1")
+        return self.code
+
+    def node(self, name: str) -> NodePorts:
+        ports = super().node(name)
+        return replace(ports, parts=replace(ports.parts, files=_Files(self, name)))
+
+
+class _Files(MemoryNodeFiles):
+    def __init__(self, cluster: Faulty, name: str) -> None:
+        super().__init__(cluster.disks[name])
+        self._cluster = cluster
+
+    async def collect(self, work_id: str, folders: Sequence[str], blobs: Blobs) -> Manifest:
+        found = await super().collect(work_id, folders, blobs)
+        self._cluster.tries += 1
+        self._cluster.refuse(self._cluster.tries, found)
+        return found
+
+
+def partly(_: int, found: Manifest) -> None:
+    raise PartlyCollectedError(["outputs/bad: Permission denied"], found.files)
+
+
+def defective(_: int, __: Manifest) -> None:
+    raise ValueError("a defect")
+
+
+def refusing(_: int, __: Manifest) -> None:
+    raise Failed("too_large", "It is too large.")
+
+
+def late(tries: int, _: Manifest) -> None:
+    if tries < 20:
+        raise Unavailable("store_unavailable", "The store does not answer.")
+
+
+@pytest.mark.parametrize(
+    ("refuse", "kept", "part"),
+    [(partly, ["outputs/good"], "outputs/bad"), (defective, [], "ValueError"), (refusing, [], "too large")],
+)
+async def test_missing_outputs_fail_the_run_once_with_what_could_be_kept(
+    refuse: Callable[[int, Manifest], None], kept: list[str], part: str
+) -> None:
+    cluster = Faulty(refuse)
+    async with answering(cluster), replica(cluster) as client:
+        shown = await client.ended(await client.submit("a.py"))
+        assert (shown["status"], shown["problem"]["code"]) == ("Failed", "outputs_not_collected")
+        assert part in shown["problem"]["message"]
+        assert (shown["attempt"], cluster.started) == (1, 1)
+        listed = await client.get(f"/runs/{shown['id']}/outputs")
+        assert [file["path"] for file in listed["files"]] == kept
+        assert (await client.http.get(f"/runs/{shown['id']}/log")).text == "done\n"
+
+
+async def test_what_the_users_code_did_wrong_weighs_more_than_missing_outputs() -> None:
+    cluster = Faulty(partly)
+    cluster.code = 3
+    async with answering(cluster), replica(cluster) as client:
+        shown = await client.ended(await client.submit("a.py"))
+        assert (shown["problem"]["code"], cluster.started) == ("user_code_failed", 1)
+
+
+async def test_a_store_that_does_not_answer_is_asked_until_it_does() -> None:
+    cluster = Faulty(late)
+    async with answering(cluster), replica(cluster) as client:
+        shown = await client.ended(await client.submit("a.py"))
+        assert (shown["status"], cluster.started, cluster.tries) == ("Completed", 1, 20)
+
+
+async def test_a_run_whose_code_ended_is_not_run_again_when_its_process_record_is_gone() -> None:
+    cluster = Faulty(lambda _, __: late(0, __))
+    async with answering(cluster):
+        async with replica(cluster) as client:
+            run_id = await client.submit("a.py")
+            await client.until(run_id, "Finalizing")
+        cluster.machines["n1"].groups.clear()
+        cluster.refuse = lambda _, __: None
+        async with replica(cluster) as client:
+            shown = await client.ended(run_id)
+            assert (shown["status"], shown["problem"]["code"]) == ("Failed", "outputs_not_collected")
+            assert [file["path"] for file in (await client.get(f"/runs/{run_id}/outputs"))["files"]] == ["outputs/good"]
+    assert cluster.started == 1
+    assert facts_of(cluster, run_id).count("AttemptLost") == 0
