@@ -122,10 +122,13 @@ class Queue:
     def lanes(self, priority: int, possible: Callable[[Resources], bool]) -> dict[str, Iterator[Waiting]]:
         """Return the runs of a priority that are `possible`, by project, each in order."""
         return {
-            project: (one for _, key in lane if possible((one := self._known[key]).resources))
+            project: (one for one in map(self._waiting, lane) if possible(one.resources))
             for (of, project), lane in self._lanes.items()
             if of == priority
         }
+
+    def _waiting(self, item: tuple[tuple[str, str], str]) -> Waiting:
+        return self._known[item[1]]
 
 
 class Shares:
