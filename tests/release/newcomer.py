@@ -63,14 +63,16 @@ def run(script: str, cwd: Path, variables: dict[str, str]) -> str:
     return done.stdout
 
 
-def left_running(home: Path) -> list[str]:
-    """Return the command lines of processes that still live with this home."""
-    mark = f"HOME={home}\0".encode()
+def left_running(folder: Path) -> list[str]:
+    """Return the command lines of processes that still live from or in a folder."""
+    mark = str(folder)
     found = []
     for process in Path("/proc").iterdir():
         try:
-            if process.name.isdigit() and mark in (process / "environ").read_bytes() + b"\0":
-                found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+            line = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode() if process.name.isdigit() else ""
+            places = [line, *(str((process / name).readlink()) for name in ("cwd", "exe"))] if line else []
         except OSError:
             continue
+        if any(mark in place for place in places):
+            found.append(line)
     return found
