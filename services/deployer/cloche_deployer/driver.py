@@ -73,6 +73,7 @@ class Driver:
         self._base_url = base_url
         self._tended: dict[StreamId, _Tended] = {}
         self._background: set[asyncio.Task[None]] = set()
+        self._draining: set[WorkerPool] = set()
         self._closing = False
 
     def wake(self, stream: StreamId) -> None:
@@ -119,6 +120,7 @@ class Driver:
         await asyncio.gather(*tasks, return_exceptions=True)
         servings = [one for tended in self._tended.values() for one in tended.servings.values()]
         await asyncio.gather(*(self._end(one, drain=0.0) for one in servings), return_exceptions=True)
+        await asyncio.gather(*(pool.stop() for pool in tuple(self._draining)), return_exceptions=True)
         await asyncio.gather(*self._background, return_exceptions=True)
 
     # --- one service
@@ -245,10 +247,15 @@ class Driver:
         if serving.task is not None and not serving.task.done():
             serving.task.cancel()
             await asyncio.gather(serving.task, return_exceptions=True)
-        await self._end(serving, drain=self._settings.drain)
+        await self._end(serving, drain=self._drain_of(serving))
         await self._keep_log(tended, serving)
         if serving.workers is not None:
             await serving.workers.clear()
+
+    def _drain_of(self, serving: Serving) -> float:
+        """Return the seconds that a former revision gets: what a request may wait and then run, and a margin."""
+        longest = serving.pool.longest + self._settings.grace if serving.pool is not None else 0.0
+        return max(self._settings.drain, longest)
 
     async def _keep_log(self, tended: _Tended, serving: Serving) -> None:
         if serving.workers is not None:
@@ -260,7 +267,11 @@ class Driver:
         pool, serving.pool = serving.pool, None
         if pool is None:
             return
-        with contextlib.suppress(ClocheError):
-            if drain:
-                await pool.drain(drain)
-            await pool.stop()
+        self._draining.add(pool)
+        try:
+            with contextlib.suppress(ClocheError):
+                if drain:
+                    await pool.drain(drain)
+                await pool.stop()
+        finally:
+            self._draining.discard(pool)

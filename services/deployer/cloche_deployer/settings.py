@@ -8,7 +8,9 @@ class DeployerSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    drain: float = Field(default=30.0, ge=0, description="How long a former revision may finish its requests.")
+    drain: float = Field(
+        default=30.0, ge=0, description="How long a former revision may finish its requests, at least."
+    )
     grace: float = Field(default=5.0, ge=0, description="Between asking a worker to end and killing it.")
     orphan_after: float = Field(default=60.0, gt=0, description="After which a worker without a front ends itself.")
     retry_pause: float = Field(default=5.0, gt=0, description="Between tries while a part of the node does not answer.")

@@ -97,6 +97,11 @@ class WorkerPool:
         """Seconds that the script's function may run."""
         return self._settings.timeout
 
+    @property
+    def longest(self) -> float:
+        """Seconds after which every call that was taken has its answer."""
+        return self._settings.wait + self._settings.timeout
+
     def age(self, call: Call) -> float:
         """Return the seconds since a call was submitted."""
         return asyncio.get_running_loop().time() - call.born
@@ -334,7 +339,7 @@ class WorkerPool:
         self._draining = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while self.outstanding:
+                while self.outstanding and not self._closing:
                     self._changed.clear()
                     await self._changed.wait()
 
@@ -349,6 +354,7 @@ class WorkerPool:
 
     async def _close(self) -> None:
         self._closing = True
+        self._changed.set()
         processes = [seat.process for seat in self._ready if seat.process is not None]
         if not self._keep:
             await asyncio.gather(*(process.stop(grace=self._settings.grace) for process in processes))
