@@ -5,7 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cloche import Client, Run, Service
+from cloche import Client
+from cloche._resources import Run, Service
 from tests.e2e.keeper import state
 from tests.e2e.topology import PATIENCE, SMALL, eventually
 

@@ -122,7 +122,8 @@ def test_a_deleted_environment_refuses_new_references(client: Client, unique: Na
 def test_a_run_with_an_inline_definition_registers_it_in_the_same_call(
     client: Client, unique: Names, script: Scripts
 ) -> None:
-    inline = {"name": unique("inline"), "definition": {"variables": {"FROM": "inline"}}}
+    name = unique("inline")
+    inline = {"name": name, "definition": {"variables": {"FROM": "inline"}}}
     code = script("import os; print('from', os.environ['FROM'])")
     first, second = (completed(client, code, environment=inline) for _ in range(2))
     assert first.environment is not None
@@ -130,7 +131,7 @@ def test_a_run_with_an_inline_definition_registers_it_in_the_same_call(
     assert (first.environment.name, first.environment.version) == (inline["name"], "1")
     assert second.environment.version == "1"
     assert "from inline" in log_of(client, first)
-    assert client.environments.get(inline["name"]).version == "1"
+    assert client.environments.get(name).version == "1"
 
 
 def test_a_service_with_an_inline_definition_registers_it_in_the_same_call(

@@ -98,6 +98,7 @@ def tailing(topology: Topology, *arguments: str) -> Iterator["subprocess.Popen[s
 
 
 def is_readable(process: "subprocess.Popen[str]") -> bool:
+    assert process.stdout is not None
     return bool(select.select([process.stdout], [], [], 0.5)[0])
 
 
@@ -110,7 +111,12 @@ def test_events_tail_shows_the_chain_live(topology: Topology, client: Client, un
     name = unique("tail")
     with tailing(topology) as process:
         seen: list[dict[str, str]] = []
-        eventually(lambda: client.environments.register(unique("first")) and is_readable(process), "an event is shown")
+
+        def shows() -> bool:
+            client.environments.register(unique("first"))
+            return is_readable(process)
+
+        eventually(shows, "an event is shown")
         run = completed(client, script("print(1)"), environment={"name": name, "definition": {}})
         for line in lines_of(process):
             seen.append(json.loads(line))

@@ -14,17 +14,17 @@ ENVIRONMENTS = "/api/v1/environments"
 SLEEP = "import time\ntime.sleep(600)"
 
 
-def registered(rest: httpx2.Client, name: str, number: int = 0, **headers: str) -> httpx2.Response:
+def registered(rest: httpx2.Client, name: str, number: int = 0, *, key: str = "") -> httpx2.Response:
     body = {"name": name, "definition": {"variables": {"NUMBER": str(number)}}}
-    return rest.post(ENVIRONMENTS, json=body, headers=headers)
+    return rest.post(ENVIRONMENTS, json=body, headers={"idempotency-key": key} if key else {})
 
 
 def test_a_repeated_idempotency_key_acts_once_and_answers_the_same(topology: Topology, unique: Names) -> None:
     key, name = unique("key"), unique("env")
     with topology.rest() as rest:
-        first = registered(rest, name, **{"idempotency-key": key})
+        first = registered(rest, name, key=key)
         registered(rest, name, 2)
-        again = registered(rest, name, **{"idempotency-key": key})
+        again = registered(rest, name, key=key)
         assert first.json()["version"] == again.json()["version"] == "1"
         assert len(rest.get(f"{ENVIRONMENTS}/{name}/versions").json()["items"]) == 2
 
@@ -32,8 +32,8 @@ def test_a_repeated_idempotency_key_acts_once_and_answers_the_same(topology: Top
 def test_an_idempotency_key_with_another_body_is_refused(topology: Topology, unique: Names) -> None:
     key, name = unique("key"), unique("env")
     with topology.rest() as rest:
-        registered(rest, name, **{"idempotency-key": key})
-        other = registered(rest, name, 2, **{"idempotency-key": key})
+        registered(rest, name, key=key)
+        other = registered(rest, name, 2, key=key)
     assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
 
 
@@ -136,7 +136,7 @@ def test_a_list_shows_what_the_caller_wrote_before(topology: Topology, unique: N
             position = registered(rest, name).headers["cloche-position"]
             token, names = "", set()
             while True:
-                params = {"page_size": 100, **({"page_token": token} if token else {})}
+                params: dict[str, str | int] = {"page_size": 100, **({"page_token": token} if token else {})}
                 page = rest.get(ENVIRONMENTS, params=params, headers={"cloche-position": position}).json()
                 names |= {item["name"] for item in page["items"]}
                 token = page["next_page_token"]
