@@ -46,3 +46,47 @@ async def test_the_end_of_cloche_does_not_wait_for_requests_of_a_former_revision
     assert asyncio.get_running_loop().time() - began < 10
     assert all(worker.gone.is_set() for worker in world.workers.values())
     assert call.future.exception() is not None
+
+
+@pytest.mark.looptime
+async def test_a_deployed_revision_whose_workers_keep_ending_has_failed(world: World) -> None:
+    world.sick.add(1)
+    await world.deploy()
+    await settle(0.2)
+    assert (await world.state()).status == "Healthy"
+    await settle(30)
+    state = await world.state()
+    assert (state.status, state.active) == ("Failed", 0)
+    problem = state.newest.problem
+    assert problem is not None
+    assert problem.code == "worker_ended"
+    assert "Traceback: boom" in problem.message
+    started = len(world.workers)
+    await settle(100)
+    assert len(world.workers) == started
+
+    await world.deploy()
+    await settle()
+    assert ((await world.state()).status, (await world.state()).active) == ("Healthy", 2)
+    await world.delete()
+    await settle()
+    assert all(worker.gone.is_set() for worker in world.workers.values())
+
+
+@pytest.mark.looptime
+async def test_requests_that_end_their_worker_do_not_end_the_service(world: World) -> None:
+    world.seconds = 10.0
+    await world.deploy()
+    for _ in range(6):
+        await settle(5)
+        call = world.call()
+        await settle(0.1)
+        for worker in world.workers.values():
+            if not worker.gone.is_set():
+                worker.crash()
+        await settle(0.1)
+        assert call.future.exception() is not None
+    assert world.driver.trouble(world.stream, 1) is not None
+    await settle(60)
+    assert (await world.state()).status == "Healthy"
+    assert world.driver.trouble(world.stream, 1) is None

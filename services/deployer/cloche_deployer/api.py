@@ -14,7 +14,7 @@ from cloche_deployer.domain import KEYS, ServiceState, must_exist
 from cloche_deployer.driver import Driver
 from cloche_deployer.handlers import Deployment, Handlers
 from cloche_deployer.keys import keys_of
-from cloche_deployer.views import LIVE, VIEW, KeysView, ServiceView, WorkersShown, located, view_of
+from cloche_deployer.views import LIVE, VIEW, KeysView, ServiceView, WorkersShown, located, unhealthy, view_of
 from cloche_shared.contracts.common import Digest, Name, Strict, Variables
 from cloche_shared.contracts.references import Environment, ModelRef, References
 from cloche_shared.contracts.runs import Resources
@@ -32,7 +32,7 @@ from cloche_shared.http.sse import EventStream, ServerEvent
 from cloche_shared.http.strict_json import Json
 from cloche_shared.journal.commit import StreamId
 from cloche_shared.ports.blobs import BlobStore
-from cloche_shared.ports.views import Views
+from cloche_shared.ports.views import Row, Views
 from cloche_shared.store.inline import checked_references
 
 Reader = Annotated[Caller, may("services.read")]
@@ -119,13 +119,23 @@ def _live(parts: Parts, stream: StreamId, state: ServiceState) -> ServiceView:
     shown = view_of(stream.id, state)
     if shown.scoring_uri is not None:
         shown = shown.model_copy(update={"scoring_uri": parts.base_url() + shown.scoring_uri})
-    pool = parts.driver.active_pool(stream)
-    if pool is None:
-        return shown
-    changes: dict[str, object] = {"workers": WorkersShown(wanted=shown.workers.wanted, ready=pool.ready_workers)}
-    if pool.state == "unhealthy" and shown.status == "Healthy":
+    changes: dict[str, object] = {}
+    if shown.status == "Healthy" and parts.driver.trouble(stream, state.active) is not None:
         changes["status"] = "Unhealthy"
+    pool = parts.driver.active_pool(stream)
+    if pool is not None:
+        changes["workers"] = WorkersShown(wanted=shown.workers.wanted, ready=pool.ready_workers)
     return shown.model_copy(update=changes)
+
+
+def _listed(parts: Parts, project: str, row: Row) -> Row:
+    """Return a row of the list with what is shown of the service alone, too."""
+    body = located(row.body, parts.base_url())
+    stream = parts.handlers.streams.id(project, row.key)
+    present = parts.handlers.streams.peek(stream)
+    if present is not None and parts.driver.trouble(stream, present.state.active) is not None:
+        body = unhealthy(body)
+    return replace(row, body=body)
 
 
 async def _existing(parts: Parts, caller: Caller, name: str) -> tuple[StreamId, ServiceState, int]:
@@ -152,8 +162,7 @@ def _add_reading(routes: APIRouter, parts: Parts, seen: Sequence[Depends]) -> No
     @routes.get("", response_model=Page[ServiceView], summary="List services", dependencies=seen)
     async def list_services(caller: Reader, paging: Paging) -> Response:
         rows = await parts.views.page(VIEW, caller.project, facet=LIVE, after=paging.after, limit=paging.limit + 1)
-        base_url = parts.base_url()
-        shown = [replace(row, body=located(row.body, base_url)) for row in rows]
+        shown = [_listed(parts, caller.project, row) for row in rows]
         return Reply(page_bytes(shown, paging.limit))
 
     @routes.get("/{name}", response_model=ServiceView, summary="Show a service")

@@ -37,6 +37,7 @@ class Serving:
     workers: RevisionWorkers | None = None
     pool: WorkerPool | None = None
     task: asyncio.Task[None] | None = None
+    trouble: ClocheError | None = None
 
 
 @dataclass(slots=True)
@@ -111,6 +112,15 @@ class Driver:
         tended = self._tended.get(stream)
         return tended.target.pool if tended and tended.target else None
 
+    def trouble(self, stream: StreamId, revision: int) -> ClocheError | None:
+        """Return why the revision with the traffic cannot answer now, None while it can."""
+        found = next((one for one in self.serving(stream) if one.revision == revision), None)
+        if found is None:
+            return None
+        if found.pool is not None and found.pool.state == "unhealthy":
+            return found.pool.failure
+        return found.trouble
+
     async def close(self) -> None:
         """End every worker; the services come back at the next start."""
         self._closing = True
@@ -173,13 +183,14 @@ class Driver:
         task.add_done_callback(self._background.discard)
 
     async def _bring_up(self, stream: StreamId, tended: _Tended, serving: Serving, revision: Revision) -> None:
-        """Start a revision's workers; then give it the traffic, or say why not."""
+        """Start a revision's workers; give it the traffic, or say why not; say when it goes down for good."""
         outcome: WorkerPool | ClocheError
         while True:
             try:
                 outcome = await self._start(stream, serving, revision)
                 break
             except ClocheError as error:
+                serving.trouble = error
                 await self._keep_log(tended, serving)
                 await self._end(serving, drain=0.0)
                 if not isinstance(error, Unavailable) and revision.stage != "deployed":
@@ -198,6 +209,8 @@ class Driver:
         else:
             pool = outcome
             await self._surely(stream, partial(self._give_traffic, stream, tended, revision, pool))
+            down = await pool.down()
+            await self._surely(stream, lambda: self._failed(stream, revision, down))
 
     async def _surely(self, stream: StreamId, step: Callable[[], Awaitable[None]]) -> None:
         """Do a step that can be done again, until the store has answered."""
@@ -234,6 +247,7 @@ class Driver:
         pool = serving.pool = WorkerPool(workers, self._connector, settings)
         await pool.start()
         await pool.ready()
+        serving.trouble = None
         return pool
 
     async def _failed(self, stream: StreamId, revision: Revision, error: ClocheError) -> None:

@@ -96,6 +96,11 @@ def located(body: bytes, base_url: str) -> bytes:
     return body.replace(b'"scoring_uri":"/', b'"scoring_uri":"' + base_url.encode() + b"/", 1)
 
 
+def unhealthy(body: bytes) -> bytes:
+    """Return a healthy view's JSON as that of a service whose workers cannot answer now."""
+    return body.replace(b'"status":"Healthy"', b'"status":"Unhealthy"', 1)
+
+
 def _environment(revision: Revision) -> EnvironmentShown | None:
     found = revision.environment
     if found is None:

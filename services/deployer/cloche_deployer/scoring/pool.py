@@ -58,6 +58,7 @@ class WorkerPool:
         self._timer: asyncio.TimerHandle | None = None
         self._changed = asyncio.Event()
         self._crashes: deque[float] = deque(maxlen=settings.crash_limit)
+        self._own_crashes: deque[float] = deque(maxlen=settings.crash_limit)
         self._begun = self._closing = self._draining = self._keep = False
         self.failure: ClocheError | None = None
         self.hello: dict[str, object] = {}
@@ -78,9 +79,12 @@ class WorkerPool:
 
     @property
     def crash_loop(self) -> bool:
-        """Whether workers crashed so often of late that the revision is to be given up."""
+        """Whether workers crashed so often of late that none can be expected soon."""
+        return self._often(self._crashes)
+
+    def _often(self, crashes: deque[float]) -> bool:
         since = asyncio.get_running_loop().time() - self._settings.crash_window
-        return sum(moment > since for moment in self._crashes) >= self._settings.crash_limit
+        return sum(moment > since for moment in crashes) >= self._settings.crash_limit
 
     @property
     def ready_workers(self) -> int:
@@ -124,6 +128,16 @@ class WorkerPool:
                 raise self.failure
             self._changed.clear()
             await self._changed.wait()
+
+    async def down(self) -> ClocheError:
+        """Wait until the revision is to be given up, and return why.
+
+        Only crashes without a call count: whoever may send requests must not be able to end the service.
+        """
+        while self._ready or self.failure is None or not self._often(self._own_crashes):
+            self._changed.clear()
+            await self._changed.wait()
+        return self.failure
 
     def submit(self, call: Call) -> None:
         """Give a call to the least loaded worker, or let it wait; its future tells the outcome.
@@ -198,6 +212,7 @@ class WorkerPool:
             if not call.future.done():
                 self._waiting.appendleft(call)
         if calls:
+            seat.fell_with_call = True
             calls[0].fail(WorkerLost())
         self._changed.set()
 
@@ -258,8 +273,7 @@ class WorkerPool:
                 process = process or await self._workers.start()
                 await self._attend(seat, process)
             except ClocheError as error:
-                if not self._closing:
-                    self._crashed(error)
+                self._crashed(error, seat)
             process = None
             if seat.killed:
                 continue
@@ -268,10 +282,14 @@ class WorkerPool:
             await asyncio.sleep(pause)
             pause = min(pause * 2, self._settings.backoff_max)
 
-    def _crashed(self, error: ClocheError) -> None:
+    def _crashed(self, error: ClocheError, seat: Seat) -> None:
+        if self._closing:
+            return
         now = asyncio.get_running_loop().time()
         self.failure = error
         self._crashes.append(now)
+        if not seat.fell_with_call:
+            self._own_crashes.append(now)
         if self.state == "unhealthy":
             while self._waiting:
                 self._waiting.popleft().fail(WorkerLost())

@@ -28,6 +28,7 @@ class Seat:
         "_free",
         "_loop",
         "_number",
+        "fell_with_call",
         "head_since",
         "hello",
         "killed",
@@ -47,6 +48,7 @@ class Seat:
         self.silent_since: float | None = None
         self.window = QUICK_WINDOW
         self.killed = False
+        self.fell_with_call = False
         self.link: Link | None = None
         self.process: WorkerProcess | None = None
         self.hello: asyncio.Future[dict[str, object] | None] = self._loop.create_future()
