@@ -271,3 +271,33 @@ async def test_outputs_over_the_limit_are_kept_up_to_it(world: World, monkeypatc
     with pytest.raises(PartlyCollectedError, match="more than 3 files") as caught:
         await world.node.collect("w1", ["outputs"], world.blobs)
     assert len(caught.value.kept) == 3
+
+
+async def test_a_condemned_prefix_stays_while_a_program_uses_it(world: World) -> None:
+    prefix = await world.prefix(ALPHA)
+    script = "import os, sys; os.chdir(sys.prefix); print('up', flush=True); sys.stdin.read(); print(os.listdir('bin'))"
+    user = await asyncio.create_subprocess_exec(
+        prefix.python, "-c", script, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert user.stdout is not None
+    assert await user.stdout.readline() == b"up\n"
+    await touch(world, "alpha/__init__.py", "write")
+    assert not (await world.prefix(ALPHA)).reused
+    assert len(list((world.folder / "node/tmp").iterdir())) == 1
+    assert b"alpha" in (await user.communicate(b""))[0]
+    await touch(world, "alpha/__init__.py", "write")
+    assert not (await world.prefix(ALPHA)).reused
+    assert list((world.folder / "node/tmp").iterdir()) == []
+
+
+async def test_what_a_crash_left_in_the_making_is_removed_by_the_next_who_is_alone(world: World) -> None:
+    left = world.folder / "node/tmp/store-0123"
+    left.mkdir(parents=True)
+    (left / "part").write_bytes(b"x")
+    await world.prefix(ALPHA)
+    assert not left.exists()
+    left.mkdir()
+    other = LocalNodeFiles(world.folder / "node", Interpreters(path=""))
+    await other.prefix("sha256:ab", await world.lock(ALPHA), world.blobs)
+    await other.close()
+    assert left.exists()

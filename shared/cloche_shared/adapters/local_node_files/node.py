@@ -1,12 +1,14 @@
 """`LocalNodeFiles`: the port NodeFiles on this machine's disk."""
 
 import asyncio
+import ctypes
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from cloche_shared.adapters.interpreters import Interpreter, Interpreters
+from cloche_shared.adapters.leftovers import Tidied, unused
 from cloche_shared.adapters.local_node_files.folders import Folders
 from cloche_shared.adapters.local_node_files.locks import Locks
 from cloche_shared.adapters.local_node_files.pool import WorkerPool
@@ -31,6 +33,9 @@ from cloche_shared.store.together import together
 ATTEMPTS = 3
 """How often a prefix is begun anew because the store was touched under it."""
 
+CONDEMNED = "condemned-prefix-"
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+
 T = TypeVar("T")
 
 
@@ -53,6 +58,7 @@ class LocalNodeFiles:
         self._locks = Locks(self._root / "locks")
         self._store = WheelStore(self._root, self._pool, self._locks)
         self._folders = Folders(self._root / "work")
+        self._made = Tidied(self._root / "tmp", remove_tree)
 
     async def close(self) -> None:
         """End the worker processes."""
@@ -64,12 +70,14 @@ class LocalNodeFiles:
         `python` is the lock's. Raises as `prefix` does.
         """
         interpreter = await self._interpreters.required(python)
+        await _disk(self._made.open)
         await self._store.ensure(artefact, interpreter, blobs)
 
     async def prefix(self, lock_digest: str, lock: Lock, artefacts: Blobs) -> Prefix:
         name = lock_digest.removeprefix("sha256:")
         if not name.isalnum():
             raise Internal("invalid_digest", "A lock's digest is hexadecimal.")
+        await _disk(self._made.open)
         async with self._locks.hold(f"prefix-{name}"):
             interpreter = await self._interpreters.required(lock.python)
             path = self._root / "prefixes" / name
@@ -128,12 +136,21 @@ class LocalNodeFiles:
         return warnings
 
     def _swap(self, folder: Path, path: Path) -> None:
+        """Put a prefix in its place.
+
+        Programs that run in a condemned one find the same files by the same paths at every moment. Its
+        tree is kept aside while a process has a part of it open or mapped, or stands in it; it is
+        looked at again with the next one, and when the node's files are opened.
+        """
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        old = self._root / "tmp" / f"condemned-{os.urandom(8).hex()}"
+        tmp = self._root / "tmp"
         if path.exists():
-            path.rename(old)
-        folder.rename(path)
-        remove_tree(old)
+            aside = tmp / f"{CONDEMNED}{os.urandom(8).hex()}"
+            _exchange(folder, path, aside)
+            for old in unused(sorted(tmp.glob(f"{CONDEMNED}*"))):
+                remove_tree(old)
+        else:
+            folder.rename(path)
 
     async def checkout(self, work_id: str, snapshot: Manifest, blobs: Blobs) -> Path:
         return await self._folders.checkout(work_id, snapshot, blobs)
@@ -147,6 +164,17 @@ class LocalNodeFiles:
 
     async def discard(self, work_id: str) -> None:
         await self._folders.discard(work_id)
+
+
+def _exchange(new: Path, path: Path, aside: Path) -> None:
+    """Put `new` in the place of `path`, and what was there aside."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None or rename(_AT_FDCWD, os.fsencode(new), _AT_FDCWD, os.fsencode(path), _RENAME_EXCHANGE):
+        # not every system and file system can exchange: for a moment there is nothing
+        path.rename(aside)
+        new.rename(path)
+    else:
+        new.rename(aside)
 
 
 def _inspect(path: Path, interpreter: Interpreter) -> tuple[Touched, list[str], list[str]] | None:
