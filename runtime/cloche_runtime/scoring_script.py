@@ -20,6 +20,7 @@ _SCRIPT_FAILED = "An unexpected error occurred in scoring script. Check the logs
 _INTERNAL = "An unexpected internal error occurred. Check the logs for more info."
 _PLAIN_TYPES = frozenset((dict, list, str, int, float, bool, type(None), tuple))
 _SERVER_ERROR = 500
+_FIRST_FINAL, _LAST_FINAL = 200, 599
 
 
 class ScriptError(Exception):
@@ -244,12 +245,14 @@ def _parse(body: bytes) -> Dict[str, Any]:
 
 
 def _encode(result: object, milliseconds: float, request_id: str) -> Answer:
-    if type(result) not in _PLAIN_TYPES and hasattr(result, "status_code") and hasattr(result, "get_data"):
-        return _own_response(result, milliseconds)
+    own = type(result) not in _PLAIN_TYPES and hasattr(result, "status_code") and hasattr(result, "get_data")
     try:
+        if own:
+            return _own_response(result, milliseconds)
         body = json.dumps({} if result is None else result).encode()
-    except (TypeError, ValueError, RecursionError, UnicodeError) as error:
-        sys.stderr.write(f"The result of run() for request {request_id} is not JSON: {_short(error)}\n")
+    except Exception as error:  # noqa: BLE001  a result is the user's object: reading it may raise anything
+        what = "cannot be sent" if own else "is not JSON"
+        sys.stderr.write(f"The result of run() for request {request_id} {what}: {_short(error)}\n")
         sys.stderr.flush()
         return message(500, _INTERNAL)
     return Answer(200, TIMED, milliseconds, b"", body)
@@ -258,9 +261,13 @@ def _encode(result: object, milliseconds: float, request_id: str) -> Answer:
 def _own_response(response: Any, milliseconds: float) -> Answer:  # noqa: ANN401  ours, or one of an installed package
     pairs = [(str(name), str(value)) for name, value in response.headers.items()]
     failed = any(n.lower() == "x-ms-run-function-failed" and v == "True" for n, v in pairs)
-    status = int(response.status_code)
+    status, body = int(response.status_code), response.get_data()
+    if not _FIRST_FINAL <= status <= _LAST_FINAL:
+        raise ValueError(f"the status {status} is not one of {_FIRST_FINAL} to {_LAST_FINAL}")
+    if not isinstance(body, (bytes, bytearray)):
+        raise TypeError(f"get_data() returned {type(body).__name__} and not bytes")
     flags = TIMED | OWN_HEADERS | (RUN_FAILED if failed or status >= _SERVER_ERROR else 0)
-    return Answer(status, flags, milliseconds, json.dumps(pairs).encode(), response.get_data())
+    return Answer(status, flags, milliseconds, json.dumps(pairs).encode(), bytes(body))
 
 
 def _short(error: BaseException) -> str:

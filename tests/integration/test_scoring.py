@@ -223,6 +223,25 @@ def run(request):
     assert "x-evil" not in bad.headers
 
 
+async def test_a_raw_answer_that_http_does_not_know_is_an_internal_error_of_that_request_alone(serve: Serve) -> None:
+    script = """
+import os
+from azureml.contrib.services.aml_request import rawhttp
+from azureml.contrib.services.aml_response import AMLResponse
+def init():
+    pass
+@rawhttp
+def run(request):
+    return AMLResponse(str(os.getpid()), int(request.args["status"]))
+"""
+    house = await serve(script)
+    worker = (await house.client.get(PATH + "?status=599")).text
+    for status in (-1, 0, 99, 101, 600, 70000):
+        answer = await house.client.get(f"{PATH}?status={status}")
+        assert (answer.status_code, list(answer.json())) == (500, ["message"]), status
+    assert (await house.client.get(PATH + "?status=200")).text == worker
+
+
 async def test_request_headers_and_decorated_parameters_are_passed(serve: Serve) -> None:
     script = """
 import os, sys, types
