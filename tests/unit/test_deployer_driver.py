@@ -90,3 +90,14 @@ async def test_requests_that_end_their_worker_do_not_end_the_service(world: Worl
     await settle(60)
     assert (await world.state()).status == "Healthy"
     assert world.driver.trouble(world.stream, 1) is None
+
+
+@pytest.mark.looptime
+async def test_an_error_that_nobody_foresaw_fails_the_revision_and_is_not_waited_for(world: World) -> None:
+    world.breaks = OSError(24, "too many open files")
+    await world.deploy()
+    await settle()
+    state = await world.state()
+    assert state.status == "Failed"
+    assert state.newest.problem is not None
+    assert state.newest.problem.code == "worker_not_started"

@@ -11,6 +11,9 @@ from cloche_deployer.scoring.metrics import Metrics
 from cloche_deployer.scoring.ports import Connector, WorkerEnd, WorkerProcess, Workers
 from cloche_deployer.scoring.seat import Seat
 from cloche_shared.errors import ClocheError, Failed, Throttled, Unavailable
+from cloche_shared.notes import notes_of
+
+_log = notes_of(__name__)
 
 State = Literal["starting", "ready", "restarting", "unhealthy", "stopped"]
 
@@ -274,6 +277,9 @@ class WorkerPool:
                 await self._attend(seat, process)
             except ClocheError as error:
                 self._crashed(error, seat)
+            except Exception as error:  # noqa: BLE001 - a seat that ended here would never serve again
+                _log.exception("worker_not_kept")
+                self._crashed(_unexpected(error), seat)
             process = None
             if seat.killed:
                 continue
@@ -385,6 +391,15 @@ class WorkerPool:
             self._waiting.popleft().fail(WorkerLost())
         if self._timer is not None:
             self._timer.cancel()
+
+
+def _unexpected(error: Exception) -> Failed:
+    return Failed(
+        "worker_not_started",
+        f"A worker could not be started or kept: {type(error).__name__}.",
+        why=str(error),
+        todo="Cloche's own log says more.",
+    )
 
 
 def _died(end: WorkerEnd, when: str = "") -> Failed:
