@@ -130,3 +130,12 @@ async def test_each_revision_has_a_home_of_its_own_and_ends_when_it_is_orphaned(
     assert {spec.env["HOME"], spec.env["TMPDIR"]}.isdisjoint({"/node", str(spec.cwd)})
     assert {Path(spec.env["HOME"]).name, Path(spec.env["TMPDIR"]).name} <= set(node.files.files)
     assert spec.limits.orphan_after == 60.0
+
+
+async def test_the_end_of_a_long_log_is_read_without_its_beginning(node: Node) -> None:
+    workers = await node.prepared(node.owner()[0])
+    worker = await workers.start()
+    tail = await workers.tail()
+    assert (len(tail), tail.endswith(b"x\nlast line\n")) == (LOG_KEPT, True)
+    await worker.stop(grace=0.0)
+    assert workers.log() == tail

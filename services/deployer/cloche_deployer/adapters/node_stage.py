@@ -278,7 +278,29 @@ def _sentence(end: Exit) -> str:
 
 
 async def _tail_of(process: Process, size: int) -> bytes:
+    """Return the last `size` bytes of a log, reading little more than those."""
     kept = b""
-    async for chunk in process.log(follow=False):
+    async for chunk in process.log(await _near_end(process, size), follow=False):
         kept = (kept + chunk.data)[-size:]
     return kept
+
+
+async def _near_end(process: Process, size: int) -> int:
+    """Return an offset between `size` and twice `size` before the log's end, 0 for a short log.
+
+    A living process's log has no known length, so the end is looked for by halves.
+    """
+    low, high = 0, size
+    while await _holds(process, high):
+        low, high = high, high * 2
+    while high - low > size:
+        middle = (low + high) // 2
+        if await _holds(process, middle):
+            low = middle
+        else:
+            high = middle
+    return max(0, low - size)
+
+
+async def _holds(process: Process, offset: int) -> bool:
+    return await anext(process.log(offset, follow=False), None) is not None
