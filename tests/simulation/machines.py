@@ -68,7 +68,7 @@ class Machine:
 
     async def _behave(self, life: Life, draw: random.Random) -> int:
         if draw.random() < 0.03:
-            raise CannotStart("no such interpreter")
+            raise CannotStart("cannot start python: No such file or directory")
         await asyncio.sleep(draw.uniform(0.0, 0.3))
         life.begin()
         life.stubborn = draw.random() < 0.2

@@ -1,7 +1,8 @@
-"""Outputs that cannot be collected: the run ends with that problem, and its code is never run again."""
+"""Node files that refuse: outputs that cannot be collected end a run, and never run its code again."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +27,9 @@ class Faulty(Cluster):
         self.tries = 0
         self.started = 0
         self.code = 0
+        self.checkouts = 0
+        self.full = 0
+        """So many checkouts find the disk full."""
         self.programs["a.py"] = self.program
 
     async def program(self, life: Life) -> int:
@@ -44,6 +48,12 @@ class _Files(MemoryNodeFiles):
     def __init__(self, cluster: Faulty, name: str) -> None:
         super().__init__(cluster.disks[name])
         self._cluster = cluster
+
+    async def checkout(self, work_id: str, snapshot: Manifest, blobs: Blobs) -> Path:
+        self._cluster.checkouts += 1
+        if self._cluster.checkouts <= self._cluster.full:
+            raise Failed("disk_full", "There is no room left on the disk.")
+        return await super().checkout(work_id, snapshot, blobs)
 
     async def collect(self, work_id: str, folders: Sequence[str], blobs: Blobs) -> Manifest:
         found = await super().collect(work_id, folders, blobs)
@@ -116,3 +126,14 @@ async def test_a_run_whose_code_ended_is_not_run_again_when_its_process_record_i
             assert [file["path"] for file in (await client.get(f"/runs/{run_id}/outputs"))["files"]] == ["outputs/good"]
     assert cluster.started == 1
     assert facts_of(cluster, run_id).count("AttemptLost") == 0
+
+
+@pytest.mark.parametrize(("full", "outcome"), [(2, ("Completed", 3)), (3, ("Failed", 3))])
+async def test_a_full_disk_of_the_node_is_a_lost_attempt(full: int, outcome: tuple[str, int]) -> None:
+    cluster = Faulty(lambda _, __: None)
+    cluster.full = full
+    async with answering(cluster), replica(cluster) as client:
+        shown = await client.ended(await client.submit("a.py"))
+        assert (shown["status"], shown["attempt"]) == outcome
+        if full > 2:
+            assert shown["problem"]["cause"] == "disk_full"

@@ -1,5 +1,7 @@
 """Runs and what their ends mean: the pure part."""
 
+import errno
+import os
 from collections.abc import Callable
 
 import orjson
@@ -36,6 +38,8 @@ BAD = Ended(ending="exited", code=3, log="sha256:" + "c" * 64, log_bytes=7)
 USER = Verdict("user", Problem(code="user_code_failed", message="It failed."))
 Holder = Callable[[Run], Decision]
 AT = "2026-01-01T00:00:00Z"
+ABSENT = os.strerror(errno.ENOENT)
+SCARCE = os.strerror(errno.EAGAIN)
 
 
 def after(run: Run, decision: Decision) -> Run:
@@ -216,8 +220,10 @@ def test_a_holder_names_run_and_attempt() -> None:
         (Ended(ending="signaled", signal=11), "user", "killed_by_signal", "SIGSEGV"),
         (Ended(ending="out_of_memory", peak_memory=2**27), "user", "out_of_memory", "64 MiB (peak 128 MiB)"),
         (Ended(ending="deadline"), "final", "deadline_exceeded", "5 s"),
-        (Ended(ending="not_started", detail="no such file"), "final", "not_started", "no such file"),
-        (Ended(ending="not_started"), "final", "not_started", "no reason is known"),
+        (Ended(ending="not_started", detail=f"cannot start p: {ABSENT}"), "final", "not_started", ABSENT),
+        (Ended(ending="not_started", detail=f"cannot start p: {SCARCE}"), "infrastructure", "attempt_lost", SCARCE),
+        (Ended(ending="not_started", detail="no supervisor came up"), "infrastructure", "attempt_lost", "supervisor"),
+        (Ended(ending="not_started"), "infrastructure", "attempt_lost", "not_started"),
         (Ended(ending="lost", detail="it vanished"), "infrastructure", "attempt_lost", "it vanished"),
         (Ended(ending="orphaned"), "infrastructure", "attempt_lost", "lease"),
     ],

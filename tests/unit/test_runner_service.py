@@ -181,7 +181,7 @@ async def hungry(life: Life) -> int:
 
 
 async def unstartable(life: Life) -> int:
-    raise CannotStart("no such interpreter")
+    raise CannotStart("cannot start python: No such file or directory")
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ async def unstartable(life: Life) -> int:
         (crash, {}, "user_code_failed", "exit code 3"),
         (hungry, {}, "out_of_memory", "512 MiB"),
         (sleeping(1000), {"deadline": 5.0}, "deadline_exceeded", "5 s"),
-        (unstartable, {}, "not_started", "no such interpreter"),
+        (unstartable, {}, "not_started", "cannot start python"),
     ],
 )
 async def test_a_bad_end_is_named_and_the_log_is_kept(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from cloche_runner.domain import run_decisions as decisions
-from cloche_runner.domain.endings import Verdict, judge, without_outputs
+from cloche_runner.domain.endings import NODES_FAULTS, Verdict, judge, without_outputs
 from cloche_runner.domain.runs import Run, holder
 from cloche_runner.handlers import Core, read_manifest, service_origin
 from cloche_runner.metering import Meter
@@ -113,7 +113,10 @@ class Attempt:
         except (Unavailable, OutcomeUnknownError) as error:
             await self._lose(_problem_of(error), None)
         except ClocheError as error:
-            await self._abandon(_problem_of(error))
+            if error.code in NODES_FAULTS:
+                await self._lose(_problem_of(error), None)
+            else:
+                await self._abandon(_problem_of(error))
         else:
             ended = await self._watch(process)
             await self._finish(process, ended)

@@ -1,5 +1,7 @@
 """What the end of a process group means for a run."""
 
+import errno
+import os
 import signal
 from dataclasses import dataclass
 from typing import Literal
@@ -10,6 +12,14 @@ from cloche_shared.contracts.runs import Ended, RunSpec
 Kind = Literal["completed", "canceled", "user", "final", "infrastructure"]
 _NO_SCRIPT = 2
 """The exit code with which the bootstrap says that it cannot open the script."""
+
+NODES_FAULTS = frozenset({"disk_full", "storage_failed", "store_changed", "worker_lost"})
+"""Codes of what keeps a node from preparing an attempt for reasons of its own: another attempt may go well."""
+_CANNOT_START = "cannot start "
+"""How the supervisor's child begins to say that the interpreter cannot be executed."""
+_SCARCE = tuple(
+    os.strerror(number) for number in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ETXTBSY)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +43,7 @@ def judge(ended: Ended, spec: RunSpec, *, log_tail: str = "") -> Verdict:
             verdict = Verdict("user", _out_of_memory(ended, spec, log_tail))
         case "deadline":
             verdict = Verdict("final", _deadline(spec, log_tail))
-        case "not_started":
+        case "not_started" if _cannot_ever_start(ended):
             verdict = Verdict("final", _not_started(ended))
         case _:
             verdict = Verdict("infrastructure", _infrastructure(ended))
@@ -98,8 +108,13 @@ def _deadline(spec: RunSpec, log_tail: str) -> Problem:
     return _problem("deadline_exceeded", message, "Set a longer deadline, or none.", log_tail, deadline=spec.deadline)
 
 
+def _cannot_ever_start(ended: Ended) -> bool:
+    """Tell an interpreter that cannot be executed from a machine that could not execute it just then."""
+    return ended.detail.startswith(_CANNOT_START) and not ended.detail.endswith(_SCARCE)
+
+
 def _not_started(ended: Ended) -> Problem:
-    message = f"The environment's interpreter could not be started: {ended.detail or 'no reason is known'}."
+    message = f"The environment's interpreter could not be started: {ended.detail}."
     return _problem("not_started", message, "Build the environment again, or look at this machine's limits.")
 
 
