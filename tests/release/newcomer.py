@@ -63,10 +63,10 @@ def run(script: str, cwd: Path, variables: dict[str, str]) -> str:
     return done.stdout
 
 
-def left_running(folder: Path) -> list[str]:
-    """Return the command lines of processes that still live from or in a folder."""
+def left_running(folder: Path) -> dict[int, str]:
+    """Return process ids and command lines of what still lives from or in a folder."""
     mark = str(folder)
-    found = []
+    found = {}
     for process in Path("/proc").iterdir():
         try:
             line = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode() if process.name.isdigit() else ""
@@ -74,5 +74,5 @@ def left_running(folder: Path) -> list[str]:
         except OSError:
             continue
         if any(mark in place for place in places):
-            found.append(line)
+            found[int(process.name)] = line
     return found

@@ -21,7 +21,7 @@ def test_the_commands_of_a_page_work_as_typed(page: str, tmp_path: Path) -> None
     before, word = PAGES[page]
     printed = run(before + "\n".join(blocks), sources(tmp_path / "cloche"), environment(home))
     assert word in printed
-    assert left_running(tmp_path) == []
+    assert left_running(tmp_path) == {}
 
 
 @pytest.mark.slow
@@ -34,7 +34,7 @@ def test_the_readmes_python_works_as_typed(tmp_path: Path) -> None:
     (folder / "readme.py").write_text(block[1])
     printed = run(f"{INSTALL}cloche up -d\npython readme.py\ncloche down", folder, environment(home))
     assert "wines" in printed
-    assert left_running(tmp_path) == []
+    assert left_running(tmp_path) == {}
 
 
 def test_pages_link_only_to_what_exists() -> None:

@@ -40,4 +40,4 @@ def test_it_installs_with_plain_pip_and_runs_from_there(kind: str, built: Path, 
     printed = run(COMMANDS.format(package=package), home, variables)
     assert "hello from a run" in printed
     assert str(ROOT) not in printed
-    assert left_running(tmp_path) == []
+    assert left_running(tmp_path) == {}
