@@ -1,7 +1,6 @@
-"""Fixtures of the behaviour suite: one server for all tests, private ones, names, clients, small projects."""
+"""Fixtures of the behaviour suite: one server for all tests, private ones, names, clients, scripts."""
 
 import fcntl
-import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -12,9 +11,7 @@ import pytest
 
 from cloche import Client
 from tests.e2e.packages import ThreadedIndex, threaded_index
-from tests.e2e.topology import DELAY, PATIENCE, Embedded, Topology, eventually, own_server, shared_server, using
-
-PROJECTS = Path(__file__).with_name("projects")
+from tests.e2e.topology import PATIENCE, Embedded, Topology, eventually, own_server, shared_server, using
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -91,23 +88,6 @@ def unique() -> Callable[[str], str]:
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Callable[..., Path]:
-    """Return a function that copies a folder of `projects/`, or writes files given by name, and returns it."""
-
-    def make(name: str = "", /, **files: str) -> Path:
-        folder = tmp_path / (name or f"project-{uuid.uuid4().hex[:6]}")
-        if name:
-            shutil.copytree(PROJECTS / name, folder)
-        for path, text in files.items():
-            file = folder / path.replace("__", "/").replace("_py", ".py").replace("_txt", ".txt")
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(text)
-        return folder
-
-    return make
-
-
-@pytest.fixture
 def script(tmp_path: Path) -> Callable[..., Path]:
     """Return a function that writes a script into a folder of its own."""
 
@@ -125,9 +105,3 @@ def index() -> Iterator[ThreadedIndex]:
     """A package index of this test's own on loopback."""
     with threaded_index() as found:
         yield found
-
-
-@pytest.fixture
-def delayed() -> bool:
-    """Whether deliveries between services are delayed."""
-    return DELAY > 0
