@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from cloche_runner.domain.nodes import decide_lost
+from cloche_runner.handlers import service_origin
 from cloche_shared.adapters.memory_executor import Life
 from cloche_shared.adapters.memory_leases import MemoryLeases
 from cloche_shared.contracts.facts import (
@@ -133,6 +135,22 @@ async def test_a_lost_nodes_run_goes_on_elsewhere_and_its_zombie_is_refused() ->
         await asyncio.sleep(60)
         nodes = (await third.get("/nodes"))["items"]
         assert [(node["status"], node["free_cpus"]) for node in nodes] == [("ready", 2.0), ("ready", 2.0)]
+
+
+async def test_runs_of_a_node_that_never_returns_are_found_when_its_observer_died_in_between() -> None:
+    cluster = Cluster(shared=True)
+    cluster.programs["a.py"] = sleeping(20)
+    async with answering(cluster):
+        async with replica(cluster, "n1") as client:
+            run_id = await client.submit("a.py")
+            await client.until(run_id, "Running")
+        async with replica(cluster, "") as observer:
+            # it dies between the two steps of `declare_lost`
+            await observer.runner.core.change_node("n1", service_origin(), decide_lost)
+        async with replica(cluster, "n2") as client:
+            shown = await client.ended(run_id)
+            assert (shown["status"], shown["node"], shown["attempt"]) == ("Completed", "n2", 2)
+    assert facts_of(cluster, run_id).count("AttemptLost") == 1
 
 
 class _Refusing(MemoryLeases):

@@ -107,11 +107,25 @@ class Membership:
             sight = self._sights.get(lease.holder)
             if sight is None or sight.counter != lease.counter or slept:
                 self._sights[lease.holder] = _Sight(lease.counter, now)
-        dead = [lease for lease in leases if self._is_overdue(lease, now) and await self._is_here(lease.holder)]
+        overdue = {lease.holder for lease in leases if self._is_overdue(lease, now)}
+        await self._sweep_lost({lease.holder for lease in leases} - overdue)
+        dead = [node for node in sorted(overdue) if await self._is_here(node)]
         if not dead or self._brakes(len(dead), len(leases) + 1, now):
             return
-        for lease in dead:
-            await self.declare_lost(lease.holder)
+        for node in dead:
+            await self.declare_lost(node)
+
+    async def _sweep_lost(self, alive: set[str]) -> None:
+        """Take away what lost nodes still hold: whoever declared them lost may have died before that.
+
+        A lost node that renews its lease again ends its attempts itself before it joins.
+        """
+        held = [(stream, run.node) for stream, run in self._core.board.claims.items()]
+        for node in {node for _, node in held} - alive:
+            present = await self._core.nodes.get(self._core.nodes.id(NODE_PROJECT, node))
+            if present.state.lost and not self._is_mine(node):
+                _log.warning("lost_nodes_runs_found", node=node)
+                await self._take_all(node, {stream for stream, holder in held if holder == node})
 
     def _is_mine(self, holder: str) -> bool:
         return self._driver is not None and holder == self._driver.node
@@ -140,6 +154,9 @@ class Membership:
         held = {StreamId.parse(name.rpartition("#")[0]) for name in state.held if name.startswith("run/")}
         held |= {stream for stream, _ in core.board.claims_of(node)}
         await core.change_node(node, service_origin(), node_rules.decide_lost)
+        await self._take_all(node, held)
+
+    async def _take_all(self, node: str, held: set[StreamId]) -> None:
         await asyncio.gather(*(self._take_away(stream, node) for stream in sorted(held, key=str)))
 
     async def _take_away(self, stream: StreamId, node: str) -> None:
