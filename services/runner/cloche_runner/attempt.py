@@ -283,7 +283,7 @@ class Attempt:
         Uploads win over files of their name. Raises one of `TRANSIENT` when the store does not answer.
         """
         (left, fault), (uploaded, other) = await asyncio.gather(
-            _kept(self._left()), _kept(self._parts.attempts.uploads(self.id, self._blobs))
+            _kept(self._left), _kept(lambda: self._parts.attempts.uploads(self.id, self._blobs))
         )
         entries: dict[str, FileEntry] = {entry.path: entry for entry in (*left, *uploaded)}
         manifest = Manifest(files=tuple(entries[path] for path in sorted(entries)))
@@ -357,10 +357,10 @@ def _not_collected(why: str) -> Problem:
     return _problem_of(PartlyCollectedError([why.rstrip(".")], ()))
 
 
-async def _kept(work: Awaitable[Iterable[FileEntry]]) -> tuple[Iterable[FileEntry], Problem | None]:
+async def _kept(work: Callable[[], Awaitable[Iterable[FileEntry]]]) -> tuple[Iterable[FileEntry], Problem | None]:
     """Return what was collected, and what was not; only a store that does not answer is raised."""
     try:
-        return await work, None
+        return await work(), None
     except TRANSIENT:
         raise
     except PartlyCollectedError as error:

@@ -121,7 +121,7 @@ class Membership:
         A lost node that renews its lease again ends its attempts itself before it joins.
         """
         held = [(stream, run.node) for stream, run in self._core.board.claims.items()]
-        for node in {node for _, node in held} - alive:
+        for node in sorted({node for _, node in held} - alive):
             present = await self._core.nodes.get(self._core.nodes.id(NODE_PROJECT, node))
             if present.state.lost and not self._is_mine(node):
                 _log.warning("lost_nodes_runs_found", node=node)
