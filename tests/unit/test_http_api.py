@@ -95,7 +95,10 @@ class Scoring:
         return path.startswith("/api/v1/services/") and path.endswith("/score")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": []})
+        if "/broken/" in scope["path"]:
+            raise RuntimeError("boom")
+        status = 401 if "/closed/" in scope["path"] else 200
+        await send({"type": "http.response.start", "status": status, "headers": [(b"x-request-id", b"own-id")]})
         await send({"type": "http.response.body", "body": b"scored"})
 
 
@@ -341,6 +344,23 @@ async def test_what_is_mounted_ahead_answers_itself_behind_the_host_check(world:
         assert (await nobody.post("/api/v1/services/a/score", content=b"1")).text == "scored"
         refused = await nobody.post("/api/v1/services/a/score", content=b"1", headers={"host": "evil.test"})
         assert refused.status_code == 421
+
+
+async def test_what_escapes_an_app_ahead_is_a_problem_and_is_noted(world: World) -> None:
+    async with world.client() as nobody:
+        answer = await nobody.post("/api/v1/services/broken/score", content=b"1")
+    assert (answer.status_code, answer.json()["code"]) == (500, "internal")
+    assert [str(error) for error in world.crashes] == ["boom"]
+    assert (world.notes[-1].status, world.notes[-1].request_id) == (500, answer.headers["x-request-id"])
+
+
+async def test_an_app_ahead_is_noted_only_when_it_refuses(world: World) -> None:
+    async with world.client() as nobody:
+        await nobody.post("/api/v1/services/a/score", content=b"1")
+        assert not world.notes
+        await nobody.post("/api/v1/services/closed/score", content=b"1")
+    note = world.notes[-1]
+    assert (note.path, note.status, note.request_id) == ("/api/v1/services/closed/score", 401, "own-id")
 
 
 async def test_readiness_names_the_failing_part(world: World, client: httpx2.AsyncClient) -> None:

@@ -7,7 +7,7 @@ before FastAPI, so no route can be reached around it (security rule 1).
 
 import asyncio
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -31,13 +31,15 @@ _DEFAULTS: Final[tuple[tuple[bytes, bytes], ...]] = (
     (b"cache-control", b"no-store"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
 )
+_REFUSED: Final = 400
 MAX_POSITION_BYTES: Final = 4096
 
 
 class Ahead(Protocol):
     """A raw ASGI app that is asked before the REST app, after the checks of Host and Origin.
 
-    It answers for its own credentials, limits and headers (the scoring front).
+    It answers for its own credentials, limits, headers and figures (the scoring front); the front notes
+    what it refuses, and turns what escapes it into a problem.
     """
 
     def takes(self, method: str, path: str) -> bool:
@@ -104,7 +106,7 @@ class Front:
         if refused is None:
             for app in self._ahead:
                 if app.takes(method, path):
-                    await app(scope, receive, send)
+                    await self._ahead_of(app, scope, receive, send)
                     return
         started = self._monotonic()
         exchange = self._exchange(scope, headers)
@@ -117,8 +119,44 @@ class Front:
             await answer.problem(refused)
         else:
             await self._run(scope, receive, answer)
+        exchange.route = getattr(scope.get("route"), "path_format", "")
+        self._noted(exchange, started)
+
+    async def _ahead_of(self, app: Ahead, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run an app that answers for itself; what escapes it becomes a problem, and only refusals are noted.
+
+        A line for each answer would cost a hot path more than the check does; its successes are in
+        the figures that the app counts itself.
+        """
+        started = self._monotonic()
+        start: Message | None = None
+
+        def watched(message: Message) -> Awaitable[None]:
+            nonlocal start
+            if message["type"] == "http.response.start":
+                start = message
+            return send(message)
+
+        try:
+            await app(scope, receive, watched)
+        except Exception as error:
+            exchange = self._exchange(scope, dict(scope["headers"]))
+            if self._crashed is not None:
+                self._crashed(exchange, error)
+            if start is not None:
+                raise
+            await _Answer(exchange, send, self._installation).problem(error)
+            self._noted(exchange, started)
+            return
+        if start is not None and start["status"] >= _REFUSED:
+            exchange = self._exchange(scope, dict(scope["headers"]))
+            exchange.status = start["status"]
+            given = dict(start.get("headers", ())).get(b"x-request-id", b"")
+            exchange.request_id = given.decode("latin-1") or exchange.request_id
+            self._noted(exchange, started)
+
+    def _noted(self, exchange: Exchange, started: float) -> None:
         if self._note is not None:
-            exchange.route = getattr(scope.get("route"), "path_format", "")
             self._note(exchange, self._monotonic() - started)
 
     async def _run(self, scope: Scope, receive: Receive, answer: "_Answer") -> None:
