@@ -68,11 +68,13 @@ def driver_consumer(bus: Bus, driver: Driver, random: Random, code_version: str)
     return Consumer(bus, DRIVER_GROUP, ["cloche.services"], table, random=random, code_version=code_version)
 
 
-def views_consumer(
-    bus: Bus, streams: Streams[ServiceState], views: Views, random: Random, code_version: str
-) -> BatchConsumer:
+def lists(streams: Streams[ServiceState], views: Views) -> Projector:
     """Return the projector of our lists."""
-    projector = Projector(views, [Projection(streams, row_of)])
+    return Projector(views, [Projection(streams, row_of)])
+
+
+def views_consumer(bus: Bus, projector: Projector, random: Random, code_version: str) -> BatchConsumer:
+    """Return the consumer of our own facts that keeps the lists."""
     return BatchConsumer(bus, VIEWS_GROUP, ["cloche.services"], projector, random=random, code_version=code_version)
 
 

@@ -16,6 +16,9 @@ class DeployerSettings(BaseModel):
     retry_pause: float = Field(default=5.0, gt=0, description="Between tries while a part of the node does not answer.")
     max_body: int = Field(default=100 * 1024 * 1024, ge=1, description="Bytes of a scoring request's body at most.")
     log_kept: int = Field(default=256 * 1024, ge=1024, description="Bytes of ended workers' logs kept per service.")
+    sweep_every_s: float = Field(
+        default=3600.0, ge=0, description="Between two passes that write all lists again; 0: never."
+    )
     max_snapshot_bytes: int = Field(
         default=300 * 1024 * 1024, ge=1, description="Bytes of code that a service may have."
     )

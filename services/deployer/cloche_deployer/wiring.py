@@ -1,11 +1,13 @@
 """Builds the deployer from its ports and starts it."""
 
+import asyncio
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from cloche_deployer.adapters.scoring_links import UnixConnector
 from cloche_deployer.api import Parts, service_router
-from cloche_deployer.consumers import answers_consumer, driver_consumer, living, views_consumer
+from cloche_deployer.consumers import answers_consumer, driver_consumer, lists, living, views_consumer
 from cloche_deployer.driver import Driver
 from cloche_deployer.handlers import KIND, Handlers
 from cloche_deployer.ports import Stage
@@ -14,6 +16,8 @@ from cloche_deployer.scoring.ports import Connector
 from cloche_deployer.scoring.target import RoutingTable
 from cloche_deployer.settings import DeployerSettings
 from cloche_shared.access import AccessTable, FailureGate
+from cloche_shared.bus.dispatch import TRANSIENT
+from cloche_shared.bus.projector import Projector
 from cloche_shared.bus.relay import Relay
 from cloche_shared.journal.streams import Streams
 from cloche_shared.journal.writer import Writer
@@ -70,6 +74,7 @@ class Deployer:
 
     def __init__(self, platform: Platform, settings: DeployerSettings, extras: Extras) -> None:
         self._platform = platform
+        self._settings = settings
         self._extras = extras
         self._relay = Relay(platform.journal, platform.bus, f"/cloche/{NAME}") if platform.relays else None
         offer = self._relay.offer if self._relay is not None else None
@@ -115,12 +120,22 @@ class Deployer:
         if self._relay is not None:
             lifecycle.spawn("deployer-relay", self._relay.run())
         answers = answers_consumer(platform.bus, self.handlers, platform.random, version)
-        lists = views_consumer(platform.bus, self.streams, platform.views, platform.random, version)
+        projector = lists(self.streams, platform.views)
+        views = views_consumer(platform.bus, projector, platform.random, version)
         wakes = driver_consumer(platform.bus, self.driver, platform.random, version)
         await self.driver.begin(await living(platform.views))
-        for consumer in (answers, lists, wakes):
+        for consumer in (answers, views, wakes):
             lifecycle.spawn(consumer.group, consumer.run())
+        if self._settings.sweep_every_s:
+            lifecycle.spawn("deployer-sweep", self._sweep(projector))
         lifecycle.at_end("scoring workers", self.driver.close, deadline_s=20.0)
+
+    async def _sweep(self, projector: Projector) -> None:
+        while True:
+            await asyncio.sleep(self._settings.sweep_every_s)
+            # the next pass makes up for one that the store cut short
+            with contextlib.suppress(*TRANSIENT):
+                await projector.sweep(self._platform.journal)
 
 
 def build(platform: Platform, settings: DeployerSettings, extras: Extras) -> Deployer:
