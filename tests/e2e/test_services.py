@@ -45,6 +45,18 @@ def run(request):
 """
 
 
+PLACES = """
+import os
+
+def init():
+    open("kept.txt", "w").close()
+
+def run(data):
+    return {"pid": os.getpid(), "here": sorted(os.listdir()), "home": os.path.isdir(os.environ["HOME"])}
+"""
+"""A script that looks at its folder whenever it is asked."""
+
+
 def model(client: Client, name: str, folder: Path, text: str) -> str:
     """Register a version of a model with one file."""
     folder.mkdir(exist_ok=True)
@@ -272,13 +284,14 @@ def test_services_come_back_after_a_restart_with_the_same_keys(
 
 
 @pytest.mark.embedded_only
-def test_workers_of_a_killed_server_are_adopted_or_replaced_by_the_next(
+def test_workers_of_a_killed_server_are_adopted_where_they_live(
     own_topology: Callable[..., Embedded], unique: Names, script: Scripts
 ) -> None:
     server, name = own_topology(), unique("svc")
     with server.client() as client:
-        deployed(client, name, script(SCORE, "score.py"))
+        before = answer_of(client, deployed(client, name, script(PLACES, "score.py")).name, 1)
     server.kill()
     server.restart()
     with server.client() as client:
-        assert answer_of(client, name, 1) == {"greeting": "hello", "got": 1}
+        assert answer_of(client, name, 1) == before
+        assert {"kept.txt", "score.py"} <= set(before["here"])
