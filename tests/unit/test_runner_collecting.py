@@ -1,16 +1,20 @@
 """Node files that refuse: outputs that cannot be collected end a run, and never run its code again."""
 
+import asyncio
+import errno
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from cloche_runner.adapters.memory import MemoryNodeFiles
-from cloche_runner.wiring import NodePorts
+from cloche_runner.adapters.memory import MemoryAttemptFiles, MemoryNodeFiles
+from cloche_runner.settings import RunnerSettings
+from cloche_runner.wiring import NodePorts, build
 from cloche_shared.adapters.memory_executor import Life
 from cloche_shared.contracts.files import Manifest
 from cloche_shared.errors import Failed, Unavailable
+from cloche_shared.lifecycle import Lifecycle
 from cloche_shared.ports.blobs import Blobs
 from cloche_shared.ports.node_files import PartlyCollectedError
 from tests.unit.runner_world import Cluster, answering, facts_of, replica
@@ -137,3 +141,30 @@ async def test_a_full_disk_of_the_node_is_a_lost_attempt(full: int, outcome: tup
         assert (shown["status"], shown["attempt"]) == outcome
         if full > 2:
             assert shown["problem"]["cause"] == "disk_full"
+
+
+class _Unlisted(MemoryAttemptFiles):
+    tries = 0
+
+    async def present(self) -> list[str]:
+        self.tries += 1
+        if self.tries == 1:
+            raise OSError(errno.EIO, "Input/output error")
+        return await super().present()
+
+
+async def test_cleaning_goes_on_after_an_error_of_the_disk() -> None:
+    cluster = Cluster()
+    async with answering(cluster), replica(cluster) as client:
+        await client.ended(await client.submit("a.py"))
+    cluster.disks["n1"].log("run-left-1", op="log")
+    files = _Unlisted(cluster.disks["n1"])
+    ports = cluster.node("n1")
+    runner = build(
+        cluster.platform(), RunnerSettings(node="n1"), replace(ports, parts=replace(ports.parts, attempts=files))
+    )
+    async with Lifecycle() as life:
+        await runner.start(life)
+        await asyncio.sleep(100)
+        life.stop()
+        assert (files.tries, await files.present()) == (2, [])

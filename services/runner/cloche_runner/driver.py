@@ -15,12 +15,11 @@ from cloche_runner.handlers import Core, service_origin
 from cloche_runner.permit import Permit
 from cloche_runner.prefixes import Prefixes
 from cloche_shared.bus.dispatch import TRANSIENT
-from cloche_shared.errors import Conflict, Unavailable
+from cloche_shared.errors import Conflict
 from cloche_shared.journal.commit import StreamId
 from cloche_shared.notes import notes_of
 from cloche_shared.ports.devices import Devices
 from cloche_shared.ports.executor import Process  # noqa: TC001 - imported like every other port
-from cloche_shared.ports.journal import OutcomeUnknownError
 
 _log = notes_of(__name__)
 _AGAIN = (0.1, 0.5, 2.0, 5.0)
@@ -136,8 +135,10 @@ class Driver:
                 if not is_clean:
                     await self.end_strangers()
                     is_clean = True
-            except (Unavailable, OutcomeUnknownError, TimeoutError) as error:
+            except TRANSIENT as error:
                 _log.warning("sweep_failed", error=str(error))
+            except Exception:  # noqa: BLE001 - the next pass makes up for it; without passes nothing is cleaned
+                _log.exception("sweep_failed")
             await asyncio.sleep(core.settings.sweep_every)
 
     def _take_up(self) -> None:
