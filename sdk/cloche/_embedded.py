@@ -313,7 +313,7 @@ def _app(services: tuple[Service, ...], found: Settings, access: AccessTable, lo
         front=front,
         checks=checks,
         openapi=_openapi_file(),
-        figures=lambda: render_all(figures),
+        figures=lambda: render_all(figures, [service.surface.figures for service in services]),
     )
     return create_app([service.surface.router for service in services], parts)
 

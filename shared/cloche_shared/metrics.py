@@ -5,7 +5,7 @@ plain numbers until somebody reads them.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -61,9 +61,10 @@ def _label(text: str) -> str:
     return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
 
 
-def render_all(requests: RequestMetrics | None = None) -> bytes:
-    """Return every figure of the process."""
+def render_all(requests: RequestMetrics | None = None, others: Iterable[Callable[[], bytes] | None] = ()) -> bytes:
+    """Return every figure of the process; `others` return what services count themselves."""
     from prometheus_client import generate_latest  # noqa: PLC0415 - imported on use
 
     whole: bytes = generate_latest()
-    return whole + requests.render() if requests is not None else whole
+    own = requests.render() if requests is not None else b""
+    return whole + own + b"".join(one() for one in others if one is not None)

@@ -1,6 +1,6 @@
 """What every service offers to the composition that runs it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -41,11 +41,15 @@ class Platform:
 
 @dataclass(frozen=True, slots=True)
 class Surface:
-    """What a service shows to HTTP: its router, raw ASGI apps that are asked first, checks by name."""
+    """What a service shows to HTTP: its router, raw ASGI apps that are asked first, checks by name.
+
+    `figures` returns what the service counts itself, in Prometheus' text format.
+    """
 
     router: APIRouter
     ahead: Sequence[Ahead] = ()
     checks: Mapping[str, Check] = field(default_factory=dict)
+    figures: Callable[[], bytes] | None = None
 
 
 class Service(Protocol):

@@ -101,3 +101,23 @@ async def test_an_error_that_nobody_foresaw_fails_the_revision_and_is_not_waited
     assert state.status == "Failed"
     assert state.newest.problem is not None
     assert state.newest.problem.code == "worker_not_started"
+
+
+@pytest.mark.looptime
+async def test_the_figures_of_a_service_go_on_over_its_revisions(world: World) -> None:
+    assert world.driver.figures() == b""
+    world.seconds = 0.02
+    await world.deploy()
+    await settle()
+    world.pool().metrics.observe(0.02, error=False)
+    await world.deploy()
+    await settle()
+    world.pool().metrics.observe(7.0, error=True)
+    shown = world.driver.figures().decode()
+    assert 'cloche_score_requests_total{project="default",service="svc"} 2' in shown
+    assert 'cloche_score_errors_total{project="default",service="svc"} 1' in shown
+    assert 'cloche_score_seconds_bucket{project="default",service="svc",le="0.025"} 1' in shown
+    assert 'cloche_score_seconds_bucket{project="default",service="svc",le="+Inf"} 2' in shown
+    await world.delete()
+    await settle()
+    assert world.driver.figures() == b""

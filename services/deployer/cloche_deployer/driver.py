@@ -14,6 +14,7 @@ from functools import partial
 from cloche_deployer.domain import Revision, ServiceState, decide_deployed, decide_failed, wanted
 from cloche_deployer.keys import keys_of
 from cloche_deployer.ports import RevisionWorkers, Stage
+from cloche_deployer.scoring.metrics import Metrics, render
 from cloche_deployer.scoring.pool import PoolSettings, WorkerPool
 from cloche_deployer.scoring.ports import Connector
 from cloche_deployer.scoring.target import RoutingTable, ServiceTarget, TargetSettings, digest
@@ -47,6 +48,7 @@ class _Tended:
     target: ServiceTarget | None = None
     task: asyncio.Task[None] | None = None
     log: bytes = b""
+    metrics: Metrics = field(default_factory=Metrics)
 
 
 class Driver:
@@ -120,6 +122,11 @@ class Driver:
         if found.pool is not None and found.pool.state == "unhealthy":
             return found.pool.failure
         return found.trouble
+
+    def figures(self) -> bytes:
+        """Return what was counted for each service that exists, for Prometheus; revisions count on."""
+        here = [(stream, tended) for stream, tended in self._tended.items() if tended.target is not None]
+        return render((stream.project, stream.id, tended.metrics) for stream, tended in here)
 
     async def close(self) -> None:
         """End every worker; the services come back at the next start."""
@@ -244,7 +251,7 @@ class Driver:
             init_timeout=spec.init_timeout,
             grace=self._settings.grace,
         )
-        pool = serving.pool = WorkerPool(workers, self._connector, settings)
+        pool = serving.pool = WorkerPool(workers, self._connector, settings, self._tended[stream].metrics)
         await pool.start()
         await pool.ready()
         serving.trouble = None

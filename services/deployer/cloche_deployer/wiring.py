@@ -105,7 +105,7 @@ class Deployer:
         self.scoring = ScoringApp(
             self.routes, platform.random.uuid7, access=TokenAccess(platform.access), guard=KeyGuard(gate)
         )
-        self._surface = Surface(router=service_router(parts), ahead=(self.scoring,))
+        self._surface = Surface(router=service_router(parts), ahead=(self.scoring,), figures=self.driver.figures)
 
     @property
     def name(self) -> str:

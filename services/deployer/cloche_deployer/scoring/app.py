@@ -151,7 +151,7 @@ class ScoringApp:
         if method not in _METHODS:
             await exchange.message(405, "Method not allowed", _ALLOW)
             return
-        _serving(target).check_room()
+        _check_room(_serving(target))
         body = await exchange.read(target.settings.max_body, self._reads)
         pool = _serving(target)
         if method == "OPTIONS" and not pool.any_method:
@@ -162,7 +162,7 @@ class ScoringApp:
         try:
             pool.submit(call)
             outcome = await call.future
-        except Throttled:
+        except (Throttled, Unavailable):
             pool.metrics.refused += 1
             raise
         except ClientLeft:
@@ -217,6 +217,14 @@ def _serving(target: ServiceTarget) -> WorkerPool:
     if target.pool is None:
         raise Unavailable("service_unavailable", "The service has no revision that can answer yet.")
     return target.pool
+
+
+def _check_room(pool: WorkerPool) -> None:
+    try:
+        pool.check_room()
+    except ClocheError:
+        pool.metrics.refused += 1
+        raise
 
 
 def _only(name: str, targets: list[ServiceTarget]) -> ServiceTarget:

@@ -50,7 +50,9 @@ class PoolSettings:
 class WorkerPool:
     """Owns the workers of one revision from start (or adoption) to stop (or detachment)."""
 
-    def __init__(self, workers: Workers, connector: Connector, settings: PoolSettings) -> None:
+    def __init__(
+        self, workers: Workers, connector: Connector, settings: PoolSettings, metrics: Metrics | None = None
+    ) -> None:
         self._workers = workers
         self._connector = connector
         self._settings = settings
@@ -67,7 +69,7 @@ class WorkerPool:
         self.hello: dict[str, object] = {}
         self.headers_wanted = False
         self.any_method = False
-        self.metrics = Metrics()
+        self.metrics = metrics or Metrics()
 
     @property
     def state(self) -> State:
