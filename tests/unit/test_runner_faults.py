@@ -12,6 +12,7 @@ from cloche_runner.domain.nodes import decide_lost
 from cloche_runner.handlers import service_origin
 from cloche_shared.adapters.memory_executor import Life
 from cloche_shared.adapters.memory_leases import MemoryLeases
+from cloche_shared.adapters.memory_views import MemoryViews
 from cloche_shared.contracts.facts import (
     TOPICS,
     ReplicaRequested,
@@ -82,6 +83,21 @@ async def test_a_crash_at_any_moment_loses_no_run(cluster: Cluster) -> None:
         assert cluster.machines["n1"].groups == {}
         [node] = (await client.get("/nodes"))["items"]
         assert (node["free_cpus"], node["holders"]) == (2.0, [])
+
+
+async def test_runs_that_the_lists_forgot_go_on_after_a_start(cluster: Cluster) -> None:
+    cluster.programs["a.py"] = sleeping(12)
+    async with replica(cluster) as client:
+        run_id = await client.submit("a.py")
+        await client.until(run_id, "Running")
+        queued = await client.submit("a.py", resources={"cpus": 2.0})
+        await client.until(queued, "Queued")
+    cluster.views = MemoryViews()
+    cluster.machines["n1"].groups.clear()
+    async with replica(cluster) as client:
+        for one in (run_id, queued):
+            assert (await client.ended(one))["status"] == "Completed"
+        assert len((await client.get("/runs"))["items"]) == 2
 
 
 async def test_a_process_that_nobody_holds_is_ended_and_forgotten(cluster: Cluster) -> None:

@@ -93,11 +93,12 @@ class Runner:
             random=platform.random,
             code_version=CODE_VERSION,
         )
+        self._projector = Projector(platform.views, [Projection(core.runs, rows_of)])
         self._lists = BatchConsumer(
             platform.bus,
             f"{SERVICE}.views",
             OWN_TOPICS,
-            own_facts(core, Projector(platform.views, [Projection(core.runs, rows_of)])),
+            own_facts(core, self._projector),
             random=platform.random,
             code_version=CODE_VERSION,
         )
@@ -138,6 +139,8 @@ class Runner:
         lifecycle.spawn("runner-scheduling", self.scheduling.run())
         if self.driver is not None:
             lifecycle.spawn("runner-driver", self.driver.run())
+        if self._settings.sweep_lists:
+            lifecycle.spawn("runner-sweep", self._sweep_lists())
         if not self._platform.exclusive:
             self._start_shared(lifecycle)
 
@@ -181,6 +184,19 @@ class Runner:
         while before != self._lists.counters.handled or await self._lists.lag():
             before = self._lists.counters.handled
             await asyncio.sleep(_CATCH_UP_PAUSE)
+
+    async def _sweep_lists(self) -> None:
+        """Write all lists again now and then, and look at what they show."""
+        pause = min(self._settings.sweep_every, self._settings.sweep_lists)
+        while True:
+            await asyncio.sleep(pause)
+            try:
+                await self._projector.sweep(self._platform.journal)
+                await self.load()
+            except TRANSIENT as error:
+                _log.warning("lists_not_swept", error=str(error))
+            else:
+                pause = self._settings.sweep_lists
 
     async def _follow_others(self) -> None:
         """Hear of what other processes do."""
