@@ -1,13 +1,15 @@
 """What every adapter of the port Blobs promises."""
 
+import asyncio
 import hashlib
+import os
 import resource
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 
-from cloche_shared.adapters.file_blobs import FileBlobs, FileBlobStore
+from cloche_shared.adapters.file_blobs import CHUNK, FileBlobs, FileBlobStore
 from cloche_shared.adapters.memory_blobs import MemoryBlobStore
 from cloche_shared.errors import Internal, Invalid, NotFound, TooLarge, Unavailable
 from cloche_shared.ports.blobs import Blobs, BlobStore
@@ -180,3 +182,23 @@ def test_names_of_spaces_cannot_leave_the_folder(tmp_path: Path, name: str) -> N
 async def test_what_is_no_digest_names_no_file(tmp_path: Path, digest: str) -> None:
     with pytest.raises(Invalid):
         await FileBlobs(tmp_path).size(digest)
+
+
+async def test_uploads_that_a_crash_left_are_removed_and_living_ones_stay(tmp_path: Path) -> None:
+    async def slowly() -> AsyncIterator[bytes]:
+        yield b"x" * CHUNK
+        began.set()
+        await go_on.wait()
+        yield b"y"
+
+    began, go_on = asyncio.Event(), asyncio.Event()
+    living = asyncio.create_task(FileBlobStore(tmp_path).space("o", "s").put(slowly()))
+    await began.wait()
+    folder = tmp_path / "o/s/tmp"
+    (folder / "1-0-abcd").write_bytes(b"left")
+    for path in folder.iterdir():
+        os.utime(path, (0, 0))
+    await FileBlobStore(tmp_path).space("o", "s").put_bytes(b"z")
+    assert not (folder / "1-0-abcd").exists()
+    go_on.set()
+    assert (await living).size == CHUNK + 1

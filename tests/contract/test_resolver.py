@@ -147,6 +147,17 @@ async def test_a_source_archive_is_built_into_a_wheel(world: World) -> None:
     assert (await world.blobs.read_bytes(artefact.digest)).startswith(b"PK")
 
 
+async def test_folders_that_a_crash_left_are_removed(tmp_path: Path, index: PackageIndex) -> None:
+    left = tmp_path / "uv/tmp/build-left"
+    left.mkdir(parents=True)
+    await UvResolver(tmp_path / "uv", Interpreters(path=""), managed=False).resolve(Definition(), _unheard)
+    assert not left.exists()
+
+
+async def _unheard(_: str) -> None:
+    return
+
+
 async def test_a_package_that_does_not_compile_is_named_with_its_last_lines(world: World) -> None:
     resolution = await world.resolve("broken")
     with pytest.raises(Failed) as caught:

@@ -156,12 +156,15 @@ class Attempt:
                 return
 
     async def _prepare(self, run: Run) -> ProcessSpec:
-        """Make environment, working folder and attempt folders, all at the same time."""
+        """Make the attempt's folders, then environment and working folder at the same time.
+
+        The attempt's folders are made first and removed last: they tell a next start what to clean.
+        """
         parts = self._parts
+        paths = await parts.attempts.prepare(self.id)
         async with _together() as group:
             prefix = group.create_task(self._prefixes.python(run.lock_digest, run.scope))
             folder = group.create_task(self._checkout())
-            paths = group.create_task(parts.attempts.prepare(self.id))
         python = prefix.result()
         argv = [str(python), str(parts.bootstrap), "--", self._spec.script, *self._spec.arguments]
         return ProcessSpec(
@@ -169,7 +172,7 @@ class Attempt:
             owner=OWNER,
             argv=argv,
             cwd=folder.result(),
-            env=environment(self.stream.id, run, python.parent, paths.result()),
+            env=environment(self.stream.id, run, python.parent, paths),
             limits=self._limits(),
         )
 
@@ -312,7 +315,8 @@ class Attempt:
         """Remove what the attempt left on this node; its process has ended or never was."""
         parts = self._parts
         await parts.executor.forget(self.id)
-        await asyncio.gather(parts.files.discard(self.id), parts.attempts.discard(self.id))
+        await parts.files.discard(self.id)
+        await parts.attempts.discard(self.id)
 
     async def give_up(self, error: Exception) -> None:
         """End an attempt that a defect of ours keeps from being driven.

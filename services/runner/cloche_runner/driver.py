@@ -87,8 +87,8 @@ class Driver:
             await self._parts.executor.forget(process.id)
         for name in await self._parts.attempts.present():
             if name not in mine:
-                await self._parts.attempts.discard(name)
                 await self._parts.files.discard(name)
+                await self._parts.attempts.discard(name)
 
     async def sweep_holders(self) -> None:
         """Release what is held for attempts that are over or never were (a crash between two steps)."""

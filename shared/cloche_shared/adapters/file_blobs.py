@@ -1,15 +1,19 @@
 """Blobs as files: `<root>/<owner>/<scope>/sha256/<2 hex>/<64 hex>`.
 
 Bytes stream into a file of their own below `tmp`, are hashed on the way, synced, and renamed to
-their digest: a reader finds a blob whole or not at all. Files are read-only. File work is done in
-threads in chunks of a few MiB, so the loop is never held up and 1 GiB is bounded by disk and hash.
+their digest: a reader finds a blob whole or not at all. An upload holds a lock on its file while it
+lives, so what a crash left in `tmp` is known, and removed by the next process that writes into the
+space. Files are read-only. File work is done in threads in chunks of a few MiB, so the loop is never
+held up and 1 GiB is bounded by disk and hash.
 """
 
 import asyncio
+import fcntl
 import hashlib
 import itertools
 import os
 import re
+import time
 from collections.abc import AsyncIterable, AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +24,9 @@ from cloche_shared.ports.blobs import Blob
 
 CHUNK = 4 << 20
 """Bytes per file operation."""
+
+YOUNG_SECONDS = 60.0
+"""Seconds for which a file below `tmp` is left alone, locked or not."""
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _SPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
@@ -45,9 +52,10 @@ class _Upload:
         self.size = 0
         self._hash = hashlib.sha256()
         with _classified():
-            blobs.tmp.mkdir(mode=0o700, parents=True, exist_ok=True)
+            blobs.prepare()
             self.path = blobs.tmp / f"{os.getpid()}-{next(self._numbers)}-{os.urandom(4).hex()}"
             self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def write(self, data: bytes) -> None:
         self._hash.update(data)
@@ -78,6 +86,18 @@ class _Upload:
             self.path.unlink()
 
 
+def _remove_dead(path: Path) -> None:
+    """Remove an upload's file that nobody holds; a young one may be about to be locked."""
+    with suppress(OSError):
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        try:
+            if time.time() - os.fstat(file).st_mtime > YOUNG_SECONDS:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+        finally:
+            os.close(file)
+
+
 def _sync_folder(path: Path) -> None:
     folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -89,9 +109,18 @@ def _sync_folder(path: Path) -> None:
 class FileBlobs:
     """One space, in a folder of its own."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, tidied: set[Path] | None = None) -> None:
         self._root = root
+        self._tidied = set() if tidied is None else tidied
         self.tmp = root / "tmp"
+
+    def prepare(self) -> None:
+        """Make the folder of uploads; the first time, remove what a crash left there."""
+        self.tmp.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self._root not in self._tidied:
+            self._tidied.add(self._root)
+            for path in self.tmp.iterdir():
+                _remove_dead(path)
 
     def path(self, digest: str) -> Path:
         """Return where a digest's file lies. Raises `Invalid` (code `invalid_digest`)."""
@@ -219,8 +248,9 @@ class FileBlobStore:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._tidied: set[Path] = set()
 
     def space(self, owner: str, scope: str) -> FileBlobs:
         if not (_SPACE.fullmatch(owner) and _SPACE.fullmatch(scope)):
             raise Invalid("invalid_name", "Owners and scopes of blobs are plain names.")
-        return FileBlobs(self._root / owner / scope)
+        return FileBlobs(self._root / owner / scope, self._tidied)

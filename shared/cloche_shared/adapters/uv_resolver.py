@@ -19,6 +19,7 @@ import uv
 from packaging.utils import InvalidSdistFilename, parse_sdist_filename
 
 from cloche_shared.adapters.interpreters import Interpreter, Interpreters, not_available, probe
+from cloche_shared.adapters.leftovers import Tidied
 from cloche_shared.contracts.definition import Definition, PipOptions
 from cloche_shared.errors import Failed
 from cloche_shared.ports.blobs import Blob, Blobs
@@ -62,6 +63,7 @@ class UvResolver:
     ) -> None:
         self._root = root.absolute()
         self._own_paths = re.compile(re.escape(f"{self._root}/") + r"(tmp/[a-z]+-[^/\s]+/)?")
+        self._made = Tidied(self._root / "tmp", lambda path: shutil.rmtree(path, ignore_errors=True))
         self._interpreters = interpreters
         self._default_index = default_index
         self._managed = managed
@@ -145,7 +147,7 @@ class UvResolver:
 
     def _make_folder(self, purpose: str) -> Path:
         parent = self._root / "tmp"
-        parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._made.open()
         return Path(tempfile.mkdtemp(prefix=f"{purpose}-", dir=parent))
 
     @asynccontextmanager
