@@ -2,15 +2,16 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from cloche_deployer.domain import (
     Revision,
     ServiceState,
     decide_delete,
     decide_deploy,
+    decide_placed,
     decide_provided,
     decide_resolved,
     decide_update,
@@ -27,11 +28,11 @@ from cloche_shared.adapters.memory_journal import MemoryJournal, MemoryStore
 from cloche_shared.adapters.system_clock import MemoryClock
 from cloche_shared.adapters.system_random import SeededRandom
 from cloche_shared.contracts.definition import Definition
-from cloche_shared.contracts.facts import ImageProvided, ReferencesResolved
+from cloche_shared.contracts.facts import ImageProvided, ReferencesResolved, ReplicaAllocated
 from cloche_shared.contracts.references import References, ResolvedEnvironment
 from cloche_shared.contracts.services import ServiceSpec
 from cloche_shared.errors import Unavailable
-from cloche_shared.journal.commit import Actor, Origin, StreamId
+from cloche_shared.journal.commit import Actor, Origin, StreamId, written
 from cloche_shared.journal.streams import Decision, Streams
 from cloche_shared.journal.writer import Writer
 
@@ -41,6 +42,7 @@ RESOLVED = ReferencesResolved(environment=ENVIRONMENT)
 PROVIDED = ImageProvided(
     definition_hash="e1:0", lock_digest=DIGEST, scope="public", target="process", image="i", reused=True
 )
+ALLOCATED = ReplicaAllocated(node="n", holder="h", gpus=("GPU-1",))
 HELLO = {"ready": True, "headers": False, "methods": False}
 ORIGIN = Origin(Actor("test"), correlation="test")
 
@@ -133,7 +135,8 @@ class World:
         self.sick: set[int] = set()
         self.workers: dict[str, Worker] = {}
         self.revisions: dict[int, Revisions] = {}
-        writer = Writer(MemoryJournal(MemoryStore()), MemoryClock(), SeededRandom(1))
+        self.store = MemoryStore()
+        writer = Writer(MemoryJournal(self.store), MemoryClock(), SeededRandom(1))
         self.streams: Streams[ServiceState] = Streams(KIND, writer, exclusive=True)
         self.stream = self.streams.id("default", "svc")
         self.driver = Driver(
@@ -172,7 +175,11 @@ class World:
     async def state(self) -> ServiceState:
         return (await self.streams.get(self.stream)).state
 
-    async def deploy(self, **fields: object) -> None:
+    def facts(self) -> list[tuple[str, Mapping[str, Any]]]:
+        """Return every fact of the service, in order."""
+        return [fact for key in self.store.keys for fact in written(self.store.documents[key]).facts]
+
+    async def deploy(self, *, placed: bool = True, **fields: object) -> None:
         """Ask for a revision and take it as far as its workers."""
         spec = ServiceSpec.model_validate({"entry_script": "score.py", "snapshot": DIGEST, **fields})
         state = await self.state()
@@ -180,6 +187,8 @@ class World:
         await self.change(lambda found: decide(found, spec, References()))
         await self.change(lambda found: decide_resolved(found, found.latest, RESOLVED))
         await self.change(lambda found: decide_provided(found, found.latest, PROVIDED))
+        if placed and spec.resources.gpus:
+            await self.change(lambda found: decide_placed(found, found.latest, ALLOCATED))
         self.driver.wake(self.stream)
 
     async def delete(self) -> None:

@@ -5,6 +5,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from cloche_shared.contracts.fact import fact_type
+from cloche_shared.contracts.facts import ReplicaEnded
 from tests.unit.deployer_world import World
 
 
@@ -121,3 +123,35 @@ async def test_the_figures_of_a_service_go_on_over_its_revisions(world: World) -
     await world.delete()
     await settle()
     assert world.driver.figures() == b""
+
+
+def ended(world: World) -> list[int]:
+    return [data["revision"] for name, data in world.facts() if name == fact_type(ReplicaEnded)]
+
+
+@pytest.mark.looptime
+async def test_gpus_are_free_once_the_workers_that_had_them_have_ended(world: World) -> None:
+    world.seconds = 100.0
+    await world.deploy(timeout_ms=120_000, resources={"gpus": 1})
+    await settle()
+    call = world.call()
+    await world.deploy(timeout_ms=120_000, resources={"gpus": 1})
+    await settle()
+    assert ((await world.state()).active, ended(world)) == (2, [])
+    await call.future
+    await settle()
+    assert ended(world) == [1]
+    await world.delete()
+    await settle()
+    assert ended(world) == [1, 2]
+    assert not (await world.state()).holding
+
+
+@pytest.mark.looptime
+async def test_gpus_of_a_revision_that_never_began_are_free_too(world: World) -> None:
+    await world.deploy(placed=False, resources={"gpus": 1})
+    await settle()
+    assert ended(world) == []
+    await world.delete()
+    await settle()
+    assert ended(world) == [1]

@@ -15,6 +15,7 @@ from cloche_shared.contracts.facts import (
     ImageProvided,
     ReferencesResolved,
     ReplicaAllocated,
+    ReplicaEnded,
     ReplicaPlaced,
     ReplicaRequested,
     RevisionProvided,
@@ -62,7 +63,11 @@ class Revision(BaseModel):
 
 
 class ServiceState(BaseModel):
-    """A service. `incarnation` counts how often the name was taken; `keys` are generations by name."""
+    """A service. `incarnation` counts how often the name was taken; `keys` are generations by name.
+
+    `holding` are the revisions that asked for GPUs and whose workers are not proven ended; it outlives
+    the service.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -73,6 +78,7 @@ class ServiceState(BaseModel):
     revisions: Mapping[int, Revision] = Field(default_factory=dict)
     keys: Mapping[str, int] = Field(default_factory=dict)
     scoring_url: str = ""
+    holding: frozenset[int] = frozenset()
 
     @property
     def exists(self) -> bool:
@@ -124,6 +130,10 @@ def _progressed(state: ServiceState, fact: Fact) -> ServiceState:
     if isinstance(fact, RevisionProvided):
         provided = {"lock_digest": fact.lock_digest, "scope": fact.scope, "image": fact.image}
         return _revised(state, fact.revision, stage="provided", **provided)
+    if isinstance(fact, ReplicaRequested):
+        return state.model_copy(update={"holding": state.holding | {fact.revision}})
+    if isinstance(fact, ReplicaEnded):
+        return state.model_copy(update={"holding": state.holding - {fact.revision}})
     if isinstance(fact, ReplicaPlaced):
         return _revised(state, fact.revision, placed=True, gpus=tuple(fact.gpus))
     return state
@@ -239,6 +249,11 @@ def decide_failed(state: ServiceState, revision: int, problem: Problem) -> Decis
     return Decision([ServiceFailed(revision=revision, problem=problem)])
 
 
+def decide_ended(state: ServiceState, revision: int) -> Decision:
+    """Record that nothing of a revision lives any more, so that its GPUs can be given to others."""
+    return Decision([ReplicaEnded(revision=revision)] if revision in spent(state) else [])
+
+
 def decide_rekey(state: ServiceState, which: str) -> Decision:
     """Make a new key. Raises `NotFound` (`service_not_found`, `key_not_found`)."""
     must_exist(state)
@@ -272,6 +287,13 @@ def wanted(state: ServiceState) -> list[int]:
     if candidate is not None and candidate.startable:
         numbers.append(candidate.number)
     return numbers
+
+
+def spent(state: ServiceState) -> list[int]:
+    """Return the revisions that hold GPUs, or asked for them, and will never have workers again."""
+    candidate = state.candidate
+    kept = {state.active, candidate.number if candidate is not None else 0}
+    return sorted(state.holding - kept)
 
 
 def _awaited(state: ServiceState, revision: int, stage: Stage) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from functools import partial
 
-from cloche_deployer.domain import Revision, ServiceState, decide_deployed, decide_failed, wanted
+from cloche_deployer.domain import Revision, ServiceState, decide_deployed, decide_ended, decide_failed, spent, wanted
 from cloche_deployer.keys import keys_of
 from cloche_deployer.ports import RevisionWorkers, Stage
 from cloche_deployer.scoring.metrics import Metrics, render
@@ -47,6 +47,7 @@ class _Tended:
     servings: dict[tuple[int, int], Serving] = field(default_factory=dict)
     target: ServiceTarget | None = None
     task: asyncio.Task[None] | None = None
+    retiring: set[int] = field(default_factory=set)
     log: bytes = b""
     metrics: Metrics = field(default_factory=Metrics)
 
@@ -149,6 +150,7 @@ class Driver:
                 state = (await self._streams.get(stream)).state
                 self._route(stream, state, tended)
                 self._reconcile(stream, state, tended)
+                await self._free(stream, state, tended)
             except Exception:  # noqa: BLE001 - a tender or bring-up that ended would leave its service as it is for ever
                 _log.exception("tend_failed", service=str(stream))
                 await asyncio.sleep(self._settings.retry_pause)
@@ -175,6 +177,7 @@ class Driver:
         for key, serving in list(tended.servings.items()):
             if key not in numbers:
                 del tended.servings[key]
+                tended.retiring.add(serving.revision)
                 self._spawn(self._retire(tended, serving), f"retire-{stream}-{serving.revision}")
         for key in numbers:
             if key not in tended.servings:
@@ -183,6 +186,14 @@ class Driver:
                 serving.task = asyncio.create_task(
                     self._bring_up(stream, tended, serving, revision), name=f"serve-{stream}-{revision.number}"
                 )
+
+    async def _free(self, stream: StreamId, state: ServiceState, tended: _Tended) -> None:
+        """Say of which revisions nothing lives here: those that are not wanted and whose workers ended."""
+        here = tended.retiring | {number for _, number in tended.servings}
+        for number in spent(state):
+            if number not in here:
+                origin = await self._origin_of(stream, number)
+                await self._streams.change(stream, origin, partial(decide_ended, revision=number))
 
     def _spawn(self, work: Coroutine[object, object, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)
@@ -272,6 +283,8 @@ class Driver:
         await self._keep_log(tended, serving)
         if serving.workers is not None:
             await serving.workers.clear()
+        tended.retiring.discard(serving.revision)
+        tended.wake.set()
 
     def _drain_of(self, serving: Serving) -> float:
         """Return the seconds that a former revision gets: what a request may wait and then run, and a margin."""

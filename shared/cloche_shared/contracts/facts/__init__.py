@@ -23,6 +23,7 @@ from cloche_shared.contracts.facts.common import (
     CommandRefused,
 )
 from cloche_shared.contracts.facts.deployer import (
+    ReplicaEnded,
     ReplicaPlaced,
     ReplicaRequested,
     RevisionProvided,
@@ -116,6 +117,7 @@ __all__ = [
     "ReferencesRefused",
     "ReferencesResolved",
     "ReplicaAllocated",
+    "ReplicaEnded",
     "ReplicaPlaced",
     "ReplicaRefused",
     "ReplicaRequested",

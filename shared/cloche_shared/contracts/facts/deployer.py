@@ -51,6 +51,12 @@ class ReplicaPlaced(Fact):
     gpus: tuple[str, ...] = ()
 
 
+class ReplicaEnded(Fact):
+    """No worker of the revision lives any more; what the runner gave it is free."""
+
+    revision: int
+
+
 class RevisionProvided(Fact):
     """The revision's environment can be used; workers are started from here on."""
 
