@@ -15,6 +15,7 @@ from cloche_shared.adapters.memory_leases import MemoryLeases
 from cloche_shared.adapters.memory_views import MemoryViews
 from cloche_shared.contracts.facts import (
     TOPICS,
+    ReplicaEnded,
     ReplicaRequested,
     ServiceDeleted,
 )
@@ -191,6 +192,9 @@ async def test_replicas_of_services_get_gpus_until_they_end(client: Client, clus
     run_id = await client.submit(resources={"gpus": 1})
     await client.until(run_id, "Queued")
     await cluster.publish(subject, ServiceDeleted(), f"{subject}/3#0", topic=TOPICS["service"])
+    await asyncio.sleep(5)
+    assert (await client.get(f"/runs/{run_id}"))["status"] == "Queued"
+    await cluster.publish(subject, ReplicaEnded(revision=1), f"{subject}/4#0", topic=TOPICS["service"])
     assert (await client.ended(run_id))["status"] == "Completed"
 
 

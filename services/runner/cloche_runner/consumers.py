@@ -13,10 +13,8 @@ from cloche_shared.contracts.facts import (
     ImageRefused,
     ReferencesRefused,
     ReferencesResolved,
+    ReplicaEnded,
     ReplicaRequested,
-    ServiceDeleted,
-    ServiceDeployed,
-    ServiceFailed,
 )
 from cloche_shared.errors import Invalid
 from cloche_shared.journal.commit import Origin, StreamId
@@ -35,9 +33,7 @@ def handlers(answers: Answers) -> dict[str, Handler]:
         fact_type(ImageProvided): _for_run(ImageProvided, answers.provided),
         fact_type(ImageRefused): _refusal(ImageRefused, answers),
         fact_type(ReplicaRequested): _replica(answers),
-        fact_type(ServiceDeployed): _ended(answers, lambda revision, fact: revision >= fact),
-        fact_type(ServiceFailed): _ended(answers, lambda revision, fact: revision != fact),
-        fact_type(ServiceDeleted): _ended(answers, lambda _revision, _fact: False),
+        fact_type(ReplicaEnded): _ended(answers),
     }
 
 
@@ -74,11 +70,11 @@ def _replica(answers: Answers) -> Handler:
     return handle
 
 
-def _ended(answers: Answers, keeps: Callable[[int, int], bool]) -> Handler:
+def _ended(answers: Answers) -> Handler:
     async def handle(event: Event) -> None:
-        told = int(getattr(_read(event), "revision", 0))
-        origin = Origin.of_event(event, SERVICE)
-        await answers.replicas_ended(StreamId.parse(event.subject), origin, lambda revision: keeps(revision, told))
+        fact = _read(event)
+        if isinstance(fact, ReplicaEnded):
+            await answers.replica_ended(StreamId.parse(event.subject), Origin.of_event(event, SERVICE), fact)
 
     return handle
 

@@ -17,7 +17,7 @@ from cloche_runner.domain import runs as run_rules
 from cloche_runner.domain.nodes import NODE_PROJECT, Claimant, Node
 from cloche_runner.domain.runs import Run
 from cloche_runner.settings import RunnerSettings
-from cloche_shared.contracts.facts import ImageProvided, ReferencesResolved, ReplicaRequested
+from cloche_shared.contracts.facts import ImageProvided, ReferencesResolved, ReplicaEnded, ReplicaRequested
 from cloche_shared.contracts.files import Manifest
 from cloche_shared.contracts.references import Problem, References
 from cloche_shared.contracts.runs import RunSpec
@@ -281,15 +281,11 @@ class Answers:
         chosen = (having or fitting or sorted(nodes))[0]
         await self._core.change_node(chosen, origin, lambda node: node_rules.decide_replica(node, chosen, claimant))
 
-    async def replicas_ended(self, stream: StreamId, origin: Origin, keeps: Callable[[int], bool]) -> None:
-        """Replicas of a service ended: free what they had. `keeps` tells which revisions go on."""
-        prefix = f"{stream}#"
+    async def replica_ended(self, stream: StreamId, origin: Origin, fact: ReplicaEnded) -> None:
+        """Free what a revision's replicas had: their workers are proven ended."""
+        prefix = f"{stream}#{fact.revision}."
         for name, node in list(self._core.board.nodes.items()):
-            gone = [
-                held
-                for held in node.held
-                if held.startswith(prefix) and not keeps(int(held.removeprefix(prefix).split(".")[0]))
-            ]
+            gone = [held for held in node.held if held.startswith(prefix)]
             if gone:
                 await self._core.change_node(name, origin, lambda state: node_rules.decide_release(state, gone))  # noqa: B023 - awaited within the round
 
