@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -18,6 +19,7 @@ from pathlib import Path
 import uv
 from packaging.utils import InvalidSdistFilename, parse_sdist_filename
 
+from cloche_shared.adapters import uv_guard
 from cloche_shared.adapters.interpreters import Interpreter, Interpreters, not_available, probe
 from cloche_shared.adapters.leftovers import Tidied
 from cloche_shared.contracts.definition import Definition, PipOptions
@@ -43,6 +45,8 @@ _PASSED_ON = (
     "SSL_CERT_DIR",
     *(name for pair in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY") for name in (pair, pair.lower())),
 )
+_GUARD = (sys.executable, "-I", "-S", "-B", str(uv_guard.__file__))
+"""What ends uv and its compilers when this process dies: it holds the other end of the guard's stdin."""
 _COMMON = ("--no-config", "--color", "never", "--no-progress")
 
 
@@ -170,9 +174,10 @@ class UvResolver:
     ) -> _Finished:
         environment = self._environment(indexes, http_seconds)
         process = await asyncio.create_subprocess_exec(
+            *_GUARD,
             uv.find_uv_bin(),
             *arguments,
-            stdin=asyncio.subprocess.DEVNULL,
+            stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
             cwd=self._root,
