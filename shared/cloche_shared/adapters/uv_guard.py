@@ -22,7 +22,9 @@ def _watch() -> None:
 def main() -> int:
     """Run the program that the arguments name; return its exit status."""
     threading.Thread(target=_watch, daemon=True).start()
-    status = subprocess.run(sys.argv[1:], stdin=subprocess.DEVNULL, check=False).returncode  # noqa: S603 - ours to run
+    environment = dict(os.environ)  # the guard's own, which Cloche chose for the program
+    done = subprocess.run(sys.argv[1:], stdin=subprocess.DEVNULL, env=environment, check=False)  # noqa: S603 - ours
+    status = done.returncode
     return status if status >= 0 else 128 - status
 
 
