@@ -18,6 +18,7 @@ from cloche_runner.permit import GRANT_SHARE
 from cloche_shared.contracts.references import Problem
 from cloche_shared.errors import Conflict, Unavailable
 from cloche_shared.journal.commit import StreamId
+from cloche_shared.journal.streams import Decision
 from cloche_shared.notes import notes_of
 from cloche_shared.ports.journal import Lease, Leases, OutcomeUnknownError
 
@@ -26,6 +27,8 @@ MARGIN_S = 1.0
 AGAIN_S = 0.5
 """Seconds before a store that did not answer is asked again."""
 MOST_DEAD = 0.5
+ACT_SHARE = 1 / 3
+"""The share of the time to live after a look within which its result is acted on."""
 
 
 @dataclass(slots=True)
@@ -46,6 +49,7 @@ class Membership:
         self._sights: dict[str, _Sight] = {}
         self._looked_at = 0.0
         self._postponed_until = 0.0
+        self._acts_until = 0.0
 
     async def renew(self) -> None:
         """Renew for ever, at a third of the time to live; grant after each renewal."""
@@ -102,6 +106,7 @@ class Membership:
         now = self._core.clock.monotonic()
         slept = now - self._looked_at > self._ttl
         self._looked_at = now
+        self._acts_until = now + self._ttl * ACT_SHARE
         leases = [lease for lease in await self._leases.all() if not self._is_mine(lease.holder)]
         for lease in leases:
             sight = self._sights.get(lease.holder)
@@ -114,6 +119,10 @@ class Membership:
             return
         for node in dead:
             await self.declare_lost(node)
+
+    def _acts(self) -> bool:
+        """Whether the last look is fresh: who was held up since then may act on what is no longer so."""
+        return self._core.clock.monotonic() < self._acts_until
 
     async def _sweep_lost(self, alive: set[str]) -> None:
         """Take away what lost nodes still hold: whoever declared them lost may have died before that.
@@ -153,7 +162,9 @@ class Membership:
         state = (await core.nodes.get(core.nodes.id(NODE_PROJECT, node))).state
         held = {StreamId.parse(name.rpartition("#")[0]) for name in state.held if name.startswith("run/")}
         held |= {stream for stream, _ in core.board.claims_of(node)}
-        await core.change_node(node, service_origin(), node_rules.decide_lost)
+        await core.change_node(
+            node, service_origin(), lambda state: node_rules.decide_lost(state) if self._acts() else Decision()
+        )
         await self._take_all(node, held)
 
     async def _take_all(self, node: str, held: set[StreamId]) -> None:
@@ -162,7 +173,7 @@ class Membership:
     async def _take_away(self, stream: StreamId, node: str) -> None:
         core = self._core
         run = (await core.runs.get(stream)).state
-        if not run.is_held or run.node != node:
+        if not run.is_held or run.node != node or not self._acts():
             return
         await lose(core, stream, run, Problem(code="node_lost", message=f"The node {node} did not renew its lease."))
 
