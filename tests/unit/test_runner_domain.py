@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from cloche_runner.domain import run_decisions as rules
-from cloche_runner.domain.endings import Verdict, judge, signal_name
+from cloche_runner.domain.endings import Verdict, ended_at, judge, signal_name
 from cloche_runner.domain.measures import MOST_NAMES, Measures
 from cloche_runner.domain.run_decisions import Accepted, Again
 from cloche_runner.domain.runs import Run, evolve, holder
@@ -233,6 +233,20 @@ def test_every_end_has_a_meaning(ended: Ended, kind: str, code: str, part: str) 
     assert verdict.kind == kind
     assert (verdict.problem.code if verdict.problem else "") == code
     assert part in (verdict.problem.message if verdict.problem else "")
+
+
+@pytest.mark.parametrize(
+    ("started_at", "wall", "end"),
+    [
+        ("2026-01-01T00:00:00Z", 2.5, "2026-01-01T00:00:02.500000Z"),
+        ("2026-01-01T00:00:09Z", 2.5, "2026-01-01T00:00:10Z"),
+        ("2026-01-01T00:00:00Z", 0.0, "2026-01-01T00:00:10Z"),
+        ("", 2.5, "2026-01-01T00:00:10Z"),
+    ],
+)
+def test_an_attempt_that_ended_while_nobody_looked_ended_then(started_at: str, wall: float, end: str) -> None:
+    ended = Ended(ending="exited", code=0, wall_seconds=wall)
+    assert ended_at(started_at, ended, "2026-01-01T00:00:10Z") == end
 
 
 def test_a_script_that_the_bootstrap_cannot_open_is_named() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from cloche_runner.domain import run_decisions as decisions
-from cloche_runner.domain.endings import NODES_FAULTS, Verdict, judge, without_outputs
+from cloche_runner.domain.endings import NODES_FAULTS, Verdict, ended_at, judge, without_outputs
 from cloche_runner.domain.runs import Run, holder
 from cloche_runner.handlers import Core, read_manifest, service_origin
 from cloche_runner.metering import Meter
@@ -271,7 +271,12 @@ class Attempt:
 
     async def _conclude(self, verdict: Verdict, ended: Ended, outputs: str | None) -> None:
         at = self._core.writer.now()
-        await self._change(lambda run: decisions.decide_ended(run, self.fence, verdict, ended, outputs, at))
+
+        def decide(run: Run) -> Decision:
+            end = ended_at(run.started_at, ended, at)
+            return decisions.decide_ended(run, self.fence, verdict, ended, outputs, end)
+
+        await self._change(decide)
 
     async def _with_log(self, process: Process, ended: Ended) -> Ended:
         """Ship the log, if there is one."""

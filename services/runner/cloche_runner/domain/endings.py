@@ -4,6 +4,7 @@ import errno
 import os
 import signal
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from cloche_shared.contracts.references import Problem
@@ -56,6 +57,16 @@ def without_outputs(verdict: Verdict, problem: Problem) -> Verdict:
     The user's code has ended, so it is never run again for that.
     """
     return Verdict("final", problem) if verdict.kind == "completed" else verdict
+
+
+def ended_at(started_at: str, ended: Ended, now: str) -> str:
+    """Return when an attempt ended: after the time that its supervisor measured, which may be long before `now`."""
+    if not started_at or not ended.wall_seconds:
+        return now
+    end = datetime.fromisoformat(started_at) + timedelta(seconds=ended.wall_seconds)
+    if end >= datetime.fromisoformat(now):
+        return now
+    return end.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def _problem(code: str, message: str, todo: str, log_tail: str = "", **extra: object) -> Problem:
