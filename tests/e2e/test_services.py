@@ -241,6 +241,22 @@ def test_an_update_that_fails_leaves_the_former_revision_in_place(
     client.services.delete(name)
 
 
+def test_a_service_whose_workers_keep_ending_is_failed_wherever_one_looks(
+    client: Client, unique: Names, script: Scripts
+) -> None:
+    name = unique("svc")
+    code = "import os, threading\ndef init(): threading.Timer(0.5, os._exit, [3]).start()\ndef run(data): return 1"
+    client.services.deploy(name, script(code, "score.py"), **SMALL)
+    eventually(lambda: client.services.get(name).status == "Failed", f"{name} has failed")
+    error = client.services.get(name).error
+    assert error is not None
+    assert "exited with code 3" in error.message
+    eventually(lambda: {one.name: one.status for one in client.services.list()}[name] == "Failed", "the list agrees")
+    assert deployed(client, name, script(SCORE, "s.py"), update=True).active_revision == 2
+    assert client.services.score(name, 1) == {"greeting": "hello", "got": 1}
+    client.services.delete(name)
+
+
 def test_a_deleted_service_ends_its_workers_and_frees_what_it_held(
     client: Client, unique: Names, script: Scripts
 ) -> None:

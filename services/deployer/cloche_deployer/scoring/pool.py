@@ -20,6 +20,7 @@ State = Literal["starting", "ready", "restarting", "unhealthy", "stopped"]
 _TICK = 0.05
 _PATIENCE = 0.1
 _CONNECT_PAUSE = 0.02
+_ENDING = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,6 +313,9 @@ class WorkerPool:
             while seat.link is not None:
                 self._changed.clear()
                 await self._changed.wait()
+            if not seat.killed:
+                # its connection ends a moment before it does: how it ended by itself is what users need
+                await asyncio.wait({ended}, timeout=_ENDING)
         finally:
             if self._keep:
                 ended.cancel()
