@@ -268,14 +268,14 @@ async def _compose(home: Path, found: Settings, log: Log, base_url: Callable[[],
         node = runner.local_node(home / "node", machine.executor, files, NvmlDevices())
         runner_settings = found.runner.model_copy(update={"node": found.runner.node or f"n{identity.installation}"})
         runner_service = runner.build(platform_of("runner"), runner_settings, node)
-        stage = _stage(home, machine, found.deployer)
+        stage = _stage(machine, found.deployer)
         extras = deployer.Extras(stage, identity.pepper, base_url, code_version=__version__)
         deployer_service = deployer.build(platform_of("deployer"), found.deployer, extras)
         services: tuple[Service, ...] = (registry_service, builder_service, runner_service, deployer_service)
         yield Embedded(services, _app(services, found, access, log, identity), runner_service)
 
 
-def _stage(home: Path, machine: Machine, found: DeployerSettings) -> NodeStage:
+def _stage(machine: Machine, found: DeployerSettings) -> NodeStage:
     return NodeStage(
         NodeParts(
             executor=machine.executor,
@@ -284,7 +284,7 @@ def _stage(home: Path, machine: Machine, found: DeployerSettings) -> NodeStage:
             random=machine.random,
             runtime=Path(str(cloche_runtime.__file__)).parent.parent,
             sockets=machine.sockets,
-            base_env={"PATH": BASE_PATH, "LANG": "C.UTF-8", "HOME": str(home / "node")},
+            base_env={"PATH": BASE_PATH, "LANG": "C.UTF-8"},
             orphan_after=found.orphan_after,
         )
     )
