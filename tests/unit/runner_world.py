@@ -162,6 +162,7 @@ class Cluster:
                 target="process",
                 image="cloche/x",
                 reused=True,
+                build_id="public-b1",
             )
         elif event.name == "RunPreparing":
             answer = ImageRefused(problem=Problem(code="solver_conflict", message="They do not fit."))

@@ -229,6 +229,10 @@ async def test_lost_attempts_are_tried_again_three_times_in_all(client: Client, 
     assert (names.count("AttemptLost"), names.count("RunRequeued")) == (3, 2)
 
 
+async def test_a_run_names_the_build_of_its_environment(client: Client) -> None:
+    assert (await client.ended(await client.submit()))["build_id"] == "public-b1"
+
+
 async def test_a_machine_that_starts_nothing_loses_attempts(client: Client, cluster: Cluster) -> None:
     cluster.machines["n1"].refuses = True
     shown = await client.ended(await client.submit())

@@ -63,6 +63,9 @@ class RunView(BaseModel):
     resources: Resources
     created_by: str
     log_bytes: int
+    build_id: str | None = Field(
+        default=None, description="The build that its environment came from, as `/builds` knows it."
+    )
 
 
 def run_view(stream: StreamId, run: Run, created_by: str = "") -> RunView:
@@ -97,6 +100,7 @@ def run_view(stream: StreamId, run: Run, created_by: str = "") -> RunView:
         resources=spec.resources,
         created_by=created_by or run.created_by,
         log_bytes=run.log_before,
+        build_id=run.build_id or None,
     )
 
 

@@ -90,7 +90,13 @@ def decide_queued(run: Run, answer: ImageProvided) -> Decision:
     """Take the builder's answer."""
     if run.phase != "preparing":
         return NOTHING
-    fact = RunQueued(lock_digest=answer.lock_digest, scope=answer.scope, image=answer.image, reused=answer.reused)
+    fact = RunQueued(
+        lock_digest=answer.lock_digest,
+        scope=answer.scope,
+        image=answer.image,
+        reused=answer.reused,
+        build_id=answer.build_id,
+    )
     return Decision([fact])
 
 

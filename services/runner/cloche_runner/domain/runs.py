@@ -83,6 +83,7 @@ class Run(BaseModel):
     scope: str = ""
     image: str = ""
     reused: bool = False
+    build_id: str = ""
     attempt: int = 0
     fence: int = 0
     node: str = ""
@@ -148,7 +149,7 @@ def _preparing(run: Run, fact: RunPreparing) -> Run:
 
 def _queued(run: Run, fact: RunQueued) -> Run:
     changes = {"lock_digest": fact.lock_digest, "scope": fact.scope, "image": fact.image, "reused": fact.reused}
-    return run.model_copy(update={**changes, "phase": "queued"})
+    return run.model_copy(update={**changes, "build_id": fact.build_id, "phase": "queued"})
 
 
 def _claimed(run: Run, fact: AttemptClaimed) -> Run:

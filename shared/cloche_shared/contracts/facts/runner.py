@@ -46,6 +46,7 @@ class RunQueued(Fact):
     scope: str
     image: str
     reused: bool = False
+    build_id: str = ""
 
 
 class AttemptClaimed(Fact):
