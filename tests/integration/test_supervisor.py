@@ -130,6 +130,10 @@ async def test_stdout_and_stderr_keep_their_order(executor: LocalExecutor) -> No
     assert await text(process) == b"".join(b"%d\n" % n for n in range(100))
 
 
+C_LIBRARY_SIGNALS = 0b11 << 31
+"""Signals 32 and 33 belong to the C library; no program can set them, so they stay as this machine left them."""
+
+
 async def test_a_program_finds_only_what_it_was_given(executor: LocalExecutor, tmp_path: Path) -> None:
     code = (
         "import os, json, signal; print(json.dumps([dict(os.environ), os.getcwd(), sorted(os.listdir('/proc/self/fd')),"
@@ -144,6 +148,7 @@ async def test_a_program_finds_only_what_it_was_given(executor: LocalExecutor, t
     assert (cwd, descriptors, leads, stdin) == (str(tmp_path), ["0", "1", "2", "3"], True, "")
     fields = dict(line.split(":\t", 1) for line in status.decode().splitlines() if ":\t" in line)
     ours = int(fields["SigIgn"], 16) & ~(1 << signal.SIGPIPE - 1) & ~(1 << signal.SIGXFSZ - 1)
+    ours &= ~C_LIBRARY_SIGNALS
     assert (ours, int(fields["SigBlk"], 16)) == (0, 0)
 
 
