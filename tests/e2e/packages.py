@@ -46,6 +46,7 @@ def threaded_index() -> Iterator[ThreadedIndex]:
         async with server:
             ready.set()
             await end.wait()
+        await _finish()
 
     thread = threading.Thread(target=lambda: loop.run_until_complete(serve()), daemon=True)
     thread.start()
@@ -57,3 +58,12 @@ def threaded_index() -> Iterator[ThreadedIndex]:
         loop.call_soon_threadsafe(end.set)
         thread.join()
         loop.close()
+
+
+async def _finish() -> None:
+    """End the connections that are still open, and give their sockets the turns of the loop to close."""
+    open_ones = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in open_ones:
+        task.cancel()
+    await asyncio.gather(*open_ones, return_exceptions=True)
+    await asyncio.sleep(0.05)
