@@ -61,9 +61,12 @@ def threaded_index() -> Iterator[ThreadedIndex]:
 
 
 async def _finish() -> None:
-    """End the connections that are still open, and give their sockets the turns of the loop to close."""
-    open_ones = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in open_ones:
-        task.cancel()
-    await asyncio.gather(*open_ones, return_exceptions=True)
-    await asyncio.sleep(0.05)
+    """End the connections that are still open, also those accepted meanwhile, and let their sockets close."""
+    for _ in range(20):
+        open_ones = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in open_ones:
+            task.cancel()
+        await asyncio.gather(*open_ones, return_exceptions=True)
+        await asyncio.sleep(0.02)
+        if not open_ones:
+            return
