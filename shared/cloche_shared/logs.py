@@ -4,8 +4,8 @@ Members: `ts` (RFC 3339, UTC), `level`, `service`, `action` (stable, for machine
 and `request_id`, `trace_id`, `run_id` where they are known. Nothing that a user sent can forge a line
 or colour a terminal: control characters are escaped in both forms.
 
-The log is our own because importing structlog costs 0.15 s and 8 MB here (it loads rich), which is
-an eighth of what starting Cloche may take.
+The log is our own because importing structlog took 0.33 s of the 1.2 s that starting Cloche may
+take (docs/decisions/0005-log.md).
 """
 
 import asyncio

@@ -13,6 +13,12 @@ from cloche import Client
 from tests.e2e.packages import ThreadedIndex, threaded_index
 from tests.e2e.topology import PATIENCE, Embedded, Topology, eventually, own_server, shared_server, using
 
+LEFT_CONNECTION = (
+    r"ignore:Exception ignored in. <(function _SelectorTransport|socket\.socket)"
+    ":pytest.PytestUnraisableExceptionWarning"
+)
+"""Only unclosed sockets: every other exception that cannot be raised fails the test it comes up in."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give each test of this folder the time that its waits may take.
@@ -22,7 +28,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
-            item.add_marker(pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"))
+            item.add_marker(pytest.mark.filterwarnings(LEFT_CONNECTION))
         if item.path.is_relative_to(Path(__file__).parent) and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(3 * PATIENCE))
 
