@@ -39,6 +39,8 @@ from cloche_shared.adapters.devices import NvmlDevices
 from cloche_shared.adapters.file_blobs import FileBlobStore
 from cloche_shared.adapters.folder_lock import FolderLock
 from cloche_shared.adapters.http_client import HttpClient
+from cloche_shared.adapters.http_server import Server, front_policy, listen, run
+from cloche_shared.adapters.http_server import serve as serve_app
 from cloche_shared.adapters.interpreters import Interpreters
 from cloche_shared.adapters.local_executor import LocalExecutor
 from cloche_shared.adapters.local_node_files import LocalNodeFiles
@@ -50,8 +52,6 @@ from cloche_shared.http.app import App, AppParts, create_app, openapi_document
 from cloche_shared.http.files import FILE_RULES
 from cloche_shared.http.front import FrontParts
 from cloche_shared.http.health import Version
-from cloche_shared.http.server import Server, front_policy, listen, run
-from cloche_shared.http.server import serve as serve_app
 from cloche_shared.lifecycle import Lifecycle
 from cloche_shared.logs import AccessNotes, Log, Scrubber, StdlibBridge, crash_note
 from cloche_shared.metrics import RequestMetrics, render_all

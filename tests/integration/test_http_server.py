@@ -6,13 +6,13 @@ import httpx2
 import pytest
 
 from cloche_shared.access import AccessTable
+from cloche_shared.adapters.http_server import front_policy, listen, serve
 from cloche_shared.adapters.system_clock import SystemClock
 from cloche_shared.adapters.system_random import SystemRandom
 from cloche_shared.errors import Conflict
 from cloche_shared.http.app import App, AppParts, create_app
 from cloche_shared.http.front import FrontParts
 from cloche_shared.http.health import Version
-from cloche_shared.http.server import front_policy, listen, serve
 from cloche_shared.settings import HttpSettings
 
 

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cloche_shared.adapters.http_server import check_exposure, front_policy, is_loopback
 from cloche_shared.errors import (
     ClocheError,
     Conflict,
@@ -25,7 +26,6 @@ from cloche_shared.http.paging import decode_token, encode_token
 from cloche_shared.http.policy import host_name
 from cloche_shared.http.positions import catch_up, format_position, parse_position
 from cloche_shared.http.problems import problem_of, retry_after, status_of
-from cloche_shared.http.server import check_exposure, front_policy, is_loopback
 from cloche_shared.http.strict_json import parse
 from cloche_shared.journal.commit import StreamId
 from cloche_shared.settings import HttpSettings

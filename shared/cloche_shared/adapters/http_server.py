@@ -1,4 +1,4 @@
-"""uvicorn as our server: an adapter, and the only place of the kit that opens sockets.
+"""uvicorn as our server: the one place that opens listening sockets for HTTP.
 
 Loopback unless told otherwise; beyond it only with TLS or `insecure`. Ending drains: no new
 connections, running requests finish within the deadline, streams end at once.
