@@ -68,6 +68,12 @@ async def test_storing_again_is_harmless(blobs: Blobs) -> None:
     assert await blobs.put_bytes(b"hello world") == first
 
 
+async def test_sizes_of_many_are_told_at_once_without_those_that_are_absent(blobs: Blobs) -> None:
+    one, two = await blobs.put_bytes(b"hello world"), await blobs.put_bytes(b"")
+    assert await blobs.sizes([two.digest, "sha256:" + "0" * 64, one.digest]) == {one.digest: 11, two.digest: 0}
+    assert await blobs.sizes(()) == {}
+
+
 async def test_a_file_is_copied_and_stays(blobs: Blobs, tmp_path: Path) -> None:
     path = tmp_path / "some file"
     path.write_bytes(b"hello world")

@@ -76,6 +76,20 @@ def test_a_manifest_that_is_none(topology: Topology, unique: Names, area: str) -
             assert answer.json()["code"] in {"unsafe_path", "invalid_manifest", "unknown_field"}, answer.text
 
 
+@pytest.mark.parametrize("area", ["runs", "models", "services"])
+@pytest.mark.parametrize("size", [0, 8, 10, 2**52])
+def test_a_size_that_is_not_that_of_the_file_is_not_believed(
+    topology: Topology, unique: Names, area: str, size: int
+) -> None:
+    with topology.rest() as rest:
+        put(rest, area, b"print(1)\n")
+        answer = use(rest, area, unique("bad"), put(rest, area, manifest(entry("a.py", size=size))))
+    if size < 2**40:
+        problem(answer, 422, "size_mismatch", pointer="/files/0/size", names="9 bytes")
+    else:
+        assert answer.status_code in {413, 422}, answer.text
+
+
 def use(rest: httpx2.Client, area: str, name: str, digest: str) -> httpx2.Response:
     """Send the command that names a manifest."""
     bodies: dict[str, dict[str, Any]] = {

@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass, field
 
 from cloche_shared.adapters.memory_blobs import MemoryBlobs, MemoryBlobStore
@@ -155,6 +155,10 @@ class WeatheredBlobs(MemoryBlobs):
     async def missing(self, digests: list[str]) -> list[str]:
         await self._faults.before("missing")
         return await super().missing(digests)
+
+    async def sizes(self, digests: Collection[str]) -> dict[str, int]:
+        await self._faults.before("sizes")
+        return await super().sizes(digests)
 
     async def read(self, digest: str, *, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
         await self._faults.before("read")

@@ -39,7 +39,7 @@ from cloche_shared.journal.writer import Writer
 from cloche_shared.ports.blobs import BlobStore
 from cloche_shared.ports.views import Views
 from cloche_shared.store.hashing import manifest_bytes
-from cloche_shared.store.paths import check_manifest, check_path
+from cloche_shared.store.paths import check_manifest, check_path, check_sizes
 
 ENVIRONMENT: Final = Kind("environment", Environment, environments.evolve)
 MODEL: Final = Kind("model", Model, models.evolve)
@@ -152,7 +152,8 @@ class Models:
         tree = await self.manifest(project, manifest)
         models.refuse_empty(tree)
         check_manifest(tree, max_bytes=self._max_bytes)
-        missing = await self._store.space(OWNER, project).missing(sorted({entry.digest for entry in tree.files}))
+        space = self._store.space(OWNER, project)
+        missing = check_sizes(tree, await space.sizes({entry.digest for entry in tree.files}))
         if missing:
             raise models.files_missing(missing)
         return await self._record(project, draft, self._version(draft, manifest, tree, origin), origin, fingerprint)

@@ -27,7 +27,7 @@ from cloche_shared.journal.streams import Changed, Decision, Kind, Streams
 from cloche_shared.journal.writer import Writer
 from cloche_shared.ports.blobs import Blobs, BlobStore
 from cloche_shared.ports.platform import Clock, Random
-from cloche_shared.store.paths import check_manifest, check_path
+from cloche_shared.store.paths import check_manifest, check_path, check_sizes
 from cloche_shared.store.variables import check_variables
 
 SERVICE = "runner"
@@ -168,7 +168,7 @@ class Commands:
             check_manifest(manifest, max_files=settings.snapshot_files, max_bytes=settings.snapshot_bytes)
         except TooLarge as error:
             raise TooLarge("snapshot_too_large", error.what, why=error.why, todo=error.todo) from error
-        missing = await blobs.missing(sorted({entry.digest for entry in manifest.files}))
+        missing = check_sizes(manifest, await blobs.sizes({entry.digest for entry in manifest.files}))
         if missing:
             raise _incomplete(f"{len(missing)} of its files are not here.", missing)
         return frozenset(entry.path for entry in manifest.files)

@@ -14,7 +14,7 @@ import itertools
 import os
 import re
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -211,6 +211,13 @@ class FileBlobs:
 
     async def missing(self, digests: list[str]) -> list[str]:
         return await asyncio.to_thread(lambda: [digest for digest in digests if self._size(digest) is None])
+
+    async def sizes(self, digests: Collection[str]) -> dict[str, int]:
+        def look() -> dict[str, int]:
+            found = ((digest, self._size(digest)) for digest in digests)
+            return {digest: size for digest, size in found if size is not None}
+
+        return await asyncio.to_thread(look)
 
     async def delete(self, digest: str) -> None:
         path = self.path(digest)

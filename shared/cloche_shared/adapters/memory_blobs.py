@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Collection
 from pathlib import Path
 
 from cloche_shared.blobs.errors import blob_not_found, digest_mismatch, over_limit
@@ -64,6 +64,9 @@ class MemoryBlobs:
 
     async def missing(self, digests: list[str]) -> list[str]:
         return [digest for digest in digests if digest not in self.content]
+
+    async def sizes(self, digests: Collection[str]) -> dict[str, int]:
+        return {digest: len(self.content[digest]) for digest in digests if digest in self.content}
 
     async def delete(self, digest: str) -> None:
         self.content.pop(digest, None)

@@ -1,6 +1,6 @@
 """Blobs: immutable bytes by content digest."""
 
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -45,6 +45,9 @@ class Blobs(Protocol):
 
     async def missing(self, digests: list[str]) -> list[str]:
         """Return those of `digests` that are absent, in the given order."""
+
+    async def sizes(self, digests: Collection[str]) -> dict[str, int]:
+        """Return the size in bytes of each of `digests` that is here; those that are absent are left out."""
 
     async def delete(self, digest: str) -> None:
         """Forget the blob; forgetting an absent one is harmless."""

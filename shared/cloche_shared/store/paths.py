@@ -1,7 +1,7 @@
 """Relative paths that cannot leave their tree."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from cloche_shared.contracts.files import Manifest
 from cloche_shared.errors import Invalid, TooLarge, Violation
@@ -65,6 +65,28 @@ def colliding(paths: list[str]) -> list[str]:
 def _below_a_file(key: str, files: set[str]) -> bool:
     parts = key.split("/")
     return any("/".join(parts[:count]) in files for count in range(1, len(parts)))
+
+
+def check_sizes(manifest: Manifest, sizes: Mapping[str, int]) -> list[str]:
+    """Return the digests of files that are not in `sizes`: how large each one is, as far as it is here.
+
+    Raises `Invalid` (code `size_mismatch`) where a file was said to be of another size than it is, so
+    that no limit on sizes can be passed by a small number.
+    """
+    wrong = [
+        Violation(f"/files/{number}/size", "size_mismatch", f"The file has {sizes[entry.digest]} bytes.")
+        for number, entry in enumerate(manifest.files)
+        if sizes.get(entry.digest, entry.size) != entry.size
+    ]
+    if wrong:
+        raise Invalid(
+            "size_mismatch",
+            f"{len(wrong)} files of the tree do not have the size that its manifest says.",
+            why=wrong[0].detail,
+            todo="Write each file's true size into the manifest.",
+            violations=wrong[:100],
+        )
+    return sorted({entry.digest for entry in manifest.files if entry.digest not in sizes})
 
 
 def check_manifest(manifest: Manifest, *, max_files: int = 100_000, max_bytes: int | None = None) -> None:

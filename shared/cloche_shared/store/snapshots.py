@@ -6,7 +6,7 @@ from cloche_shared.contracts.files import Manifest
 from cloche_shared.errors import Invalid, NotFound, TooLarge
 from cloche_shared.ports.blobs import Blobs
 from cloche_shared.store.hashing import manifest_digest
-from cloche_shared.store.paths import check_manifest
+from cloche_shared.store.paths import check_manifest, check_sizes
 
 SHOWN = 20
 MAX_FILES = 10_000
@@ -17,7 +17,7 @@ async def check_snapshot(
 ) -> Manifest:
     """Return the manifest of a snapshot whose every file is there; `area` names where files are sent.
 
-    Raises `Invalid` (`snapshot_incomplete`, `invalid_manifest`, `script_not_found`, `unsafe_path`) and
+    Raises `Invalid` (`snapshot_incomplete`, `invalid_manifest`, `script_not_found`, `size_mismatch`, `unsafe_path`) and
     `TooLarge` (`snapshot_too_large`).
     """
     try:
@@ -41,7 +41,7 @@ async def check_snapshot(
             why=f"It has: {', '.join(near) or 'no files'}.",
             todo="Name a file inside the folder that is sent.",
         )
-    missing = await space.missing(sorted({entry.digest for entry in manifest.files}))
+    missing = check_sizes(manifest, await space.sizes({entry.digest for entry in manifest.files}))
     if missing:
         raise _incomplete(missing, area)
     return manifest
