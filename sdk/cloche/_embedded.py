@@ -48,13 +48,11 @@ from cloche_shared.adapters.sqlite.file import SqliteFile
 from cloche_shared.adapters.system_clock import SystemClock
 from cloche_shared.adapters.system_random import SystemRandom
 from cloche_shared.errors import ClocheError
-from cloche_shared.http.app import App, AppParts, create_app, openapi_document
-from cloche_shared.http.files import FILE_RULES
-from cloche_shared.http.front import FrontParts
+from cloche_shared.http.app import App, openapi_document
 from cloche_shared.http.health import Version
+from cloche_shared.http.whole import ProcessParts, whole_app
 from cloche_shared.lifecycle import Lifecycle
-from cloche_shared.logs import AccessNotes, Log, Scrubber, StdlibBridge, crash_note
-from cloche_shared.metrics import RequestMetrics, render_all
+from cloche_shared.logs import Log, Scrubber, StdlibBridge
 from cloche_shared.service import Platform, Service
 from cloche_shared.settings import HttpSettings, Loaded, Section, load
 
@@ -291,31 +289,16 @@ def _stage(machine: Machine, found: DeployerSettings) -> NodeStage:
 
 
 def _app(services: tuple[Service, ...], found: Settings, access: AccessTable, log: Log, identity: Identity) -> App:
-    notes, figures = AccessNotes(log), RequestMetrics()
-
-    def note(exchange: object, seconds: float) -> None:
-        notes(exchange, seconds)  # type: ignore[arg-type]  # the front hands over its own exchanges
-        figures(exchange, seconds)  # type: ignore[arg-type]  # the same
-
-    policy = front_policy(found.http)
-    front = FrontParts(
+    parts = ProcessParts(
+        version=Version(name="cloche", version=__version__, installation=identity.installation),
         access=access,
+        log=log,
         clock=SystemClock(),
         random=SystemRandom(),
-        policy=replace(policy, routes=(*policy.routes, *FILE_RULES)),
-        ahead=[app for service in services for app in service.surface.ahead],
-        note=note,
-        crashed=crash_note(log),
-    )
-    checks = {f"{service.name}.{name}": check for service in services for name, check in service.surface.checks.items()}
-    parts = AppParts(
-        version=Version(name="cloche", version=__version__, installation=identity.installation),
-        front=front,
-        checks=checks,
+        policy=front_policy(found.http),
         openapi=_openapi_file(),
-        figures=lambda: render_all(figures, [service.surface.figures for service in services]),
     )
-    return create_app([service.surface.router for service in services], parts)
+    return whole_app(services, parts)
 
 
 async def document(home: Path) -> bytes:
