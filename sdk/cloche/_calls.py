@@ -6,11 +6,12 @@ One definition of each operation serves the synchronous and the asynchronous cli
 from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import orjson
 
 from cloche._errors import Invalid, from_problem
+from cloche._files import Snapshot
 
 T = TypeVar("T")
 JSON = "application/json"
@@ -94,15 +95,30 @@ class Pause:
     seconds: float
 
 
-Step = Call | Many | Pause
-Operation = Generator[Step, "list[Answer]", T]
-"""Yields steps and is sent the answers of each (one for a `Call`, none for a `Pause`)."""
+@dataclass(frozen=True, slots=True)
+class Take:
+    """Read a file or folder as a snapshot."""
+
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Write the body of a call's answer to a file."""
+
+    call: Call
+    to: Path
+
+
+Step = Call | Many | Pause | Take | Fetch
+Operation = Generator[Step, Any, T]
+"""Yields steps and is sent what each brought; the functions below say what that is."""
 
 
 def send(call: Call) -> Operation[Answer]:
     """Send one request and return its answer. Raises a `ClocheError` when it was refused."""
-    answers = yield call
-    return answers[0]
+    answer: Answer = yield call
+    return answer
 
 
 def send_all(calls: Iterable[Call]) -> Operation[list[Answer]]:
@@ -110,4 +126,17 @@ def send_all(calls: Iterable[Call]) -> Operation[list[Answer]]:
     found = tuple(calls)
     if not found:
         return []
-    return (yield Many(found))
+    answers: list[Answer] = yield Many(found)
+    return answers
+
+
+def snapshot_of(path: Path) -> Operation[Snapshot]:
+    """Return the snapshot of a file or folder. Raises what `take_one` raises."""
+    snapshot: Snapshot = yield Take(path)
+    return snapshot
+
+
+def fetch(call: Call, to: Path) -> Operation[Path]:
+    """Write the body of an answer to a file and return its path."""
+    written: Path = yield Fetch(call, to)
+    return written

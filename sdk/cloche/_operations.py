@@ -61,6 +61,23 @@ def listed(*parts: str, limit: int | None = None, **query: str | int | None) -> 
             return found[:limit]
 
 
+def views(kind: type[V], *parts: str, limit: int | None = None, **query: str | int | None) -> Operation[list[V]]:
+    """Return a list of documents, at most `limit`."""
+    items = yield from listed(*parts, limit=limit, **query)
+    return [kind.model_validate(item) for item in items]
+
+
+def answered(call: Call) -> Operation[dict[str, Any]]:
+    """Return the document that a call is answered with."""
+    answer = yield from send(call)
+    return answer.json()
+
+
+def document(*parts: str) -> Operation[dict[str, Any]]:
+    """Return one document as it came."""
+    return answered(Call("GET", path_of(*parts)))
+
+
 def upload(area: str, snapshot: Snapshot) -> Operation[None]:
     """Send the blobs of a snapshot that the server has not, and then its manifest."""
     digests = list(snapshot.paths)
@@ -165,6 +182,16 @@ def wait_for(kind: type[V], done: str, *parts: str, left: "Deadline") -> Operati
         if left.passed:
             raise TimeoutError(f"{'/'.join(parts)} is {getattr(view, 'status', 'not ready')} still")
         yield Pause(0.05)
+
+
+def wait_run(run_id: str, timeout: float | None) -> Operation[Run]:
+    """Wait for the end of a run; raises `TimeoutError` after `timeout` seconds."""
+    return wait_for(Run, "ended", "runs", run_id, left=Deadline(timeout))
+
+
+def wait_service(name: str, timeout: float | None) -> Operation[Service]:
+    """Wait until a service's newest revision is up or has failed; raises `TimeoutError`."""
+    return wait_for(Service, "settled", "services", name, left=Deadline(timeout))
 
 
 class Deadline:

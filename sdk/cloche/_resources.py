@@ -1,90 +1,84 @@
-"""What the synchronous client offers: environments, builds, runs, models, services, nodes."""
+"""What both clients offer, each method described once; the faces are in `cloche.client` and `cloche.aio`."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 from urllib.parse import quote
-
-from pydantic import PrivateAttr
 
 from cloche import _operations as ops
 from cloche import _views
-from cloche._calls import Call, Operation, send
-from cloche._files import requirements_text, safe_join
-from cloche._streams import (
-    files_of,
-    log_piece,
-    model_files,
-    score_call,
-    scored,
-)
+from cloche._calls import Call, Operation, fetch, send, snapshot_of
+from cloche._config import find_endpoint, kept_positions
+from cloche._faces import operation, stream
+from cloche._files import DigestCache, Snapshot, requirements_text, safe_join
+from cloche._streams import Stream, events_query, model_files
+from cloche._transport import Exchange
 
-if TYPE_CHECKING:
-    from cloche.client import Client
-
-T = TypeVar("T")
 list_ = list
 
 
-class Run(_views.Run):
-    """A run, and what can be done with it."""
+class Resource:
+    """One kind of thing that a client offers."""
 
-    _runs: "Runs" = PrivateAttr()
-
-    def wait(self, timeout: float | None = None) -> "Run":
-        """Wait for the end; raises `TimeoutError` after `timeout` seconds."""
-        return self._runs.wait(self.id, timeout=timeout)
-
-    def refresh(self) -> "Run":
-        """Return the run as it is now."""
-        return self._runs.get(self.id)
-
-    def cancel(self) -> "Run":
-        """Ask for its end."""
-        return self._runs.cancel(self.id)
-
-    def log(self, *, follow: bool = True, offset: int = 0) -> Iterator[bytes]:
-        """Yield the log from byte `offset`; with `follow` until the run's end."""
-        return self._runs.log(self.id, follow=follow, offset=offset)
-
-    def metrics(self) -> dict[str, Any]:
-        """Return what the script logged."""
-        return self._runs.metrics(self.id)
+    def __init__(self, client: object) -> None:
+        self._client: Any = client
 
 
-class Service(_views.Service):
-    """A scoring service, and what can be done with it."""
+class Connection:
+    """What a client is, whichever way it sends."""
 
-    _services: "Services" = PrivateAttr()
+    def __init__(
+        self,
+        url: str | None = None,
+        token: str | None = None,
+        project: str | None = None,
+        *,
+        home: str | Path | None = None,
+    ) -> None:
+        folder = None if home is None else Path(home)
+        self.endpoint = find_endpoint(url, token, project, folder)
+        self._digests = DigestCache()
+        self._open(Exchange(self.endpoint, kept_positions(self.endpoint, folder)))
 
-    def wait(self, timeout: float | None = None) -> "Service":
-        """Wait until the newest revision is up or has failed; raises `TimeoutError`."""
-        return self._services.wait(self.name, timeout=timeout)
+    def _open(self, exchange: Exchange) -> None:
+        """Make the transport and the resources."""
+        raise NotImplementedError
 
-    def score(self, data: object, *, key: str | None = None) -> object:
-        """Send `data` to `run()` and return its answer."""
-        return self._services.score(self.name, data, key=key)
+    @operation
+    def version(self) -> Operation[dict[str, Any]]:
+        """Return what runs there."""
+        return ops.answered(Call("GET", "/version"))
 
-    def keys(self) -> _views.Keys:
-        """Return its two keys."""
-        return self._services.keys(self.name)
+    @operation
+    def ready(self) -> Operation[dict[str, Any]]:
+        """Return whether the server is ready, and which parts are not."""
+        return ops.answered(Call("GET", "/readyz", accept=frozenset({200, 503})))
 
-    def delete(self) -> None:
-        """Give it up."""
-        self._services.delete(self.name)
+    @operation
+    def snapshot(self, path: Path) -> Operation[Snapshot]:
+        """Return the snapshot of a file or folder."""
+        return snapshot_of(path)
+
+    @stream
+    def events(
+        self,
+        *,
+        follow: bool = True,
+        from_start: bool = False,
+        types: Iterable[str] = (),
+        correlation: str | None = None,
+        subject: str | None = None,
+    ) -> Stream[_views.Event]:
+        """Yield events as they happen; with `from_start` first those that happened."""
+        query = events_query(from_start=from_start, types=types, correlation=correlation, subject=subject)
+        read = _views.Event.model_validate_json
+        return Stream(ops.path_of("events"), lambda event: read(event.data), follow=follow, query=query)
 
 
-class _Resource:
-    def __init__(self, client: "Client") -> None:
-        self._client = client
-
-    def _do(self, operation: Operation[T]) -> T:
-        return self._client.perform(operation)
-
-
-class Environments(_Resource):
+class Environments(Resource):
     """Environments and their versions."""
 
+    @operation
     def register(
         self,
         name: str,
@@ -94,197 +88,97 @@ class Environments(_Resource):
         definition: Mapping[str, object] | None = None,
         python: str | None = None,
         variables: Mapping[str, str] | None = None,
-    ) -> _views.Environment:
+    ) -> Operation[_views.Environment]:
         """Register a definition; an unchanged one returns the version that is there (`created` is false then)."""
         if requirements_file is not None:
             requirements = requirements_text(Path(requirements_file))
-        return self._do(
-            ops.register_environment(
-                name, requirements=requirements, definition=definition, python=python, variables=variables
-            )
+        return ops.register_environment(
+            name, requirements=requirements, definition=definition, python=python, variables=variables
         )
 
-    def get(self, name: str, version: str | int | None = None, label: str | None = None) -> _views.Environment:
+    @operation
+    def get(
+        self, name: str, version: str | int | None = None, label: str | None = None
+    ) -> Operation[_views.Environment]:
         """Return a version: the given one, the labelled one, or the latest."""
         number = None if version is None else str(version)
-        return self._do(ops.get(_views.Environment, "environments", name, version=number, label=label))
+        return ops.get(_views.Environment, "environments", name, version=number, label=label)
 
-    def list(self, limit: int | None = None) -> list_[_views.Environment]:
+    @operation
+    def list(self, limit: int | None = None) -> Operation[list_[_views.Environment]]:
         """Return the latest version of each environment."""
-        items = self._do(ops.listed("environments", limit=limit))
-        return [_views.Environment.model_validate(item) for item in items]
+        return ops.views(_views.Environment, "environments", limit=limit)
 
-    def versions(self, name: str, limit: int | None = None) -> list_[_views.Environment]:
+    @operation
+    def versions(self, name: str, limit: int | None = None) -> Operation[list_[_views.Environment]]:
         """Return the versions of an environment."""
-        items = self._do(ops.listed("environments", name, "versions", limit=limit))
-        return [_views.Environment.model_validate(item) for item in items]
+        return ops.views(_views.Environment, "environments", name, "versions", limit=limit)
 
-    def label(self, name: str, label: str, version: str | int) -> _views.Environment:
+    @operation
+    def label(self, name: str, label: str, version: str | int) -> Operation[_views.Environment]:
         """Let a label name a version."""
-        return self._do(ops.label_environment(name, label, str(version)))
+        return ops.label_environment(name, label, str(version))
 
-    def unlabel(self, name: str, label: str) -> None:
+    @operation
+    def unlabel(self, name: str, label: str) -> Operation[None]:
         """Take a label away."""
-        self._do(ops.delete("environments", name, "labels", label))
+        return ops.delete("environments", name, "labels", label)
 
-    def archive(self, name: str) -> _views.Environment:
+    @operation
+    def archive(self, name: str) -> Operation[_views.Environment]:
         """Hide an environment from lists; references keep working."""
-        return self._do(ops.environment_action(name, "archive"))
+        return ops.environment_action(name, "archive")
 
-    def restore(self, name: str) -> _views.Environment:
+    @operation
+    def restore(self, name: str) -> Operation[_views.Environment]:
         """Show an archived environment in lists again."""
-        return self._do(ops.environment_action(name, "restore"))
+        return ops.environment_action(name, "restore")
 
-    def delete(self, name: str) -> None:
+    @operation
+    def delete(self, name: str) -> Operation[None]:
         """Refuse new references to an environment from now on."""
-        self._do(ops.delete("environments", name))
+        return ops.delete("environments", name)
 
 
-class Builds(_Resource):
+class Builds(Resource):
     """Builds of environments."""
 
-    def start(self, environment: str | Mapping[str, object], *, refresh: bool = False) -> _views.Build:
+    @operation
+    def start(self, environment: str | Mapping[str, object], *, refresh: bool = False) -> Operation[_views.Build]:
         """Build an environment (`name`, `name:version`, `name@label`, or an inline one)."""
-        return self._do(ops.start_build(environment, refresh=refresh))
+        return ops.start_build(environment, refresh=refresh)
 
-    def get(self, build_id: str) -> _views.Build:
+    @operation
+    def get(self, build_id: str) -> Operation[_views.Build]:
         """Return a build."""
-        return self._do(ops.get(_views.Build, "builds", build_id))
+        return ops.get(_views.Build, "builds", build_id)
 
-    def list(self, limit: int | None = None) -> list_[_views.Build]:
+    @operation
+    def list(self, limit: int | None = None) -> Operation[list_[_views.Build]]:
         """Return builds, newest first."""
-        items = self._do(ops.listed("builds", limit=limit))
-        return [_views.Build.model_validate(item) for item in items]
+        return ops.views(_views.Build, "builds", limit=limit)
 
-    def wait(self, build_id: str, timeout: float | None = None) -> _views.Build:
+    @operation
+    def wait(self, build_id: str, timeout: float | None = None) -> Operation[_views.Build]:
         """Wait for the end; raises `TimeoutError`."""
-        return self._do(ops.wait_for(_views.Build, "ended", "builds", build_id, left=self._client.deadline(timeout)))
+        return ops.wait_for(_views.Build, "ended", "builds", build_id, left=ops.Deadline(timeout))
 
-    def log(self, build_id: str, *, follow: bool = True) -> Iterator[str]:
+    @stream
+    def log(self, build_id: str, *, follow: bool = True) -> Stream[str]:
         """Yield the lines of a build's log; with `follow` until its end."""
-        path = ops.path_of("builds", build_id, "log")
-        for event in self._client.server_events(path, follow=follow):
-            yield event.data + "\n"
+        return Stream(ops.path_of("builds", build_id, "log"), lambda event: event.data + "\n", follow=follow)
 
-    def lock(self, build_id: str) -> str:
+    @operation
+    def lock(self, build_id: str) -> Operation[str]:
         """Return the lock (`pylock.toml`, PEP 751)."""
-        answer = self._do(send(Call("GET", ops.path_of("builds", build_id, "lock"))))
+        answer = yield from send(Call("GET", ops.path_of("builds", build_id, "lock")))
         return answer.body.decode()
 
 
-class Runs(_Resource):
-    """Runs."""
-
-    def submit(  # noqa: PLR0913 - what a run can be told
-        self,
-        script: str | Path,
-        *,
-        source: str | Path | None = None,
-        arguments: Iterable[object] = (),
-        environment: str | Mapping[str, object] | None = None,
-        models: Iterable[str] = (),
-        cpus: float | None = None,
-        memory: int | None = None,
-        gpus: int = 0,
-        gpu_kind: str = "",
-        priority: int | None = None,
-        deadline: float | None = None,
-        grace: float | None = None,
-        retries: int | None = None,
-        variables: Mapping[str, str] | None = None,
-        tags: Mapping[str, str] | None = None,
-        experiment: str | None = None,
-        display_name: str | None = None,
-    ) -> Run:
-        """Run a script; the folder `source` (its own, unless given) is sent along.
-
-        `memory` in bytes, `deadline` and `grace` in seconds. Without an environment the server's default
-        one is used. Raises `NotFound` (`script_not_found`), `TooLarge` (`snapshot_too_large`), `Invalid`.
-        """
-        folder, inside = ops.split_script(script, source)
-        snapshot = self._client.snapshot(folder)
-        body = ops.run_body(
-            script=inside,
-            arguments=arguments,
-            environment=environment,
-            models=models,
-            resources={"cpus": cpus, "memory": memory, "gpus": gpus, "gpu_kind": gpu_kind},
-            options={
-                "priority": priority,
-                "deadline": deadline,
-                "grace": grace,
-                "retries": retries,
-                "variables": dict(variables) if variables else None,
-                "tags": dict(tags) if tags else None,
-                "experiment": experiment,
-                "display_name": display_name,
-            },
-        )
-        return self._bound(self._do(ops.submit_run(snapshot, body)))
-
-    def get(self, run_id: str) -> Run:
-        """Return a run."""
-        return self._bound(self._do(ops.get(_views.Run, "runs", run_id)))
-
-    def find(self, text: str) -> Run:
-        """Return a run by its id, by a beginning of it that fits only one, or `@last`."""
-        return self._bound(self._do(ops.find_run(text)))
-
-    def last(self) -> Run:
-        """Return the run that was submitted last."""
-        return self.find("@last")
-
-    def list(self, status: str | None = None, limit: int | None = None) -> list_[Run]:
-        """Return runs, newest first."""
-        items = self._do(ops.listed("runs", limit=limit, status=status))
-        return [self._bound(_views.Run.model_validate(item)) for item in items]
-
-    def wait(self, run_id: str, timeout: float | None = None) -> Run:
-        """Wait for the end; raises `TimeoutError`."""
-        left = self._client.deadline(timeout)
-        return self._bound(self._do(ops.wait_for(_views.Run, "ended", "runs", run_id, left=left)))
-
-    def cancel(self, run_id: str) -> Run:
-        """Ask for the end of a run; one that ended stays as it is."""
-        return self._bound(self._do(ops.cancel_run(run_id)))
-
-    def log(self, run_id: str, *, follow: bool = True, offset: int = 0) -> Iterator[bytes]:
-        """Yield the log from byte `offset`; with `follow` until the run's end."""
-        path = ops.path_of("runs", run_id, "log")
-        if not follow:
-            answer = self._do(send(Call("GET", path, query={"offset": offset})))
-            yield answer.body
-            return
-        for event in self._client.server_events(path, follow=True, offset=offset):
-            yield log_piece(event)
-
-    def why(self, run_id: str) -> dict[str, Any]:
-        """Return why a run waits, or what became of it."""
-        return (self._do(send(Call("GET", ops.path_of("runs", run_id, "why"))))).json()
-
-    def metrics(self, run_id: str) -> dict[str, Any]:
-        """Return what the script logged."""
-        return (self._do(send(Call("GET", ops.path_of("runs", run_id, "metrics"))))).json()
-
-    def outputs(self, run_id: str) -> list_[dict[str, Any]]:
-        """Return the files that the run left: path, digest, size."""
-        answer = self._do(send(Call("GET", ops.path_of("runs", run_id, "outputs"))))
-        return files_of(answer)
-
-    def download(self, run_id: str, path: str, to: str | Path) -> Path:
-        """Write one output to a file and return its path."""
-        call = Call("GET", ops.path_of("runs", run_id, "outputs") + "/" + quote(path))
-        return self._client.download(call, Path(to))
-
-    def _bound(self, view: _views.Run) -> Run:
-        run = Run.model_validate(view.model_dump())
-        run._runs = self  # noqa: SLF001 - the view's own private attribute
-        return run
-
-
-class Models(_Resource):
+class Models(Resource):
     """Models and their versions."""
 
+    @operation
     def register(
         self,
         name: str,
@@ -293,143 +187,57 @@ class Models(_Resource):
         from_run: str | None = None,
         tags: Mapping[str, str] | None = None,
         description: str = "",
-    ) -> _views.Model:
+    ) -> Operation[_views.Model]:
         """Register a local file or folder, or with `from_run` what lies at `path` of a run's outputs."""
         snapshot = None
         run_id = from_run
         if from_run is None:
-            snapshot = self._client.snapshot(Path(path))
+            snapshot = yield from snapshot_of(Path(path))
         elif from_run == "@last":
-            run_id = (self._do(ops.find_run(from_run))).id
+            run_id = (yield from ops.find_run(from_run)).id
         fields = {"tags": dict(tags or {}), "description": description}
-        operation = ops.register_model(name, snapshot=snapshot, run_id=run_id, path=str(path), fields=fields)
-        return self._do(operation)
+        wanted = ops.register_model(name, snapshot=snapshot, run_id=run_id, path=str(path), fields=fields)
+        return (yield from wanted)
 
-    def get(self, name: str, version: str | int | None = None) -> _views.Model:
+    @operation
+    def get(self, name: str, version: str | int | None = None) -> Operation[_views.Model]:
         """Return a version, or the latest."""
         number = None if version is None else str(version)
-        return self._do(ops.get(_views.Model, "models", name, version=number))
+        return ops.get(_views.Model, "models", name, version=number)
 
-    def list(self, limit: int | None = None) -> list_[_views.Model]:
+    @operation
+    def list(self, limit: int | None = None) -> Operation[list_[_views.Model]]:
         """Return the latest version of each model."""
-        items = self._do(ops.listed("models", limit=limit))
-        return [_views.Model.model_validate(item) for item in items]
+        return ops.views(_views.Model, "models", limit=limit)
 
-    def versions(self, name: str, limit: int | None = None) -> list_[_views.Model]:
+    @operation
+    def versions(self, name: str, limit: int | None = None) -> Operation[list_[_views.Model]]:
         """Return the versions of a model."""
-        items = self._do(ops.listed("models", name, "versions", limit=limit))
-        return [_views.Model.model_validate(item) for item in items]
+        return ops.views(_views.Model, "models", name, "versions", limit=limit)
 
-    def download(self, name: str, version: str | int | None, to: str | Path) -> list_[Path]:
+    @operation
+    def download(self, name: str, version: str | int | None, to: str | Path) -> Operation[list_[Path]]:
         """Write the files of a version below the folder `to` and return their paths."""
-        model = self.get(name, version)
+        number = None if version is None else str(version)
+        model = yield from ops.get(_views.Model, "models", name, version=number)
         written: list_[Path] = []
         for entry in model_files(model):
             call = Call(
                 "GET", ops.path_of("models", name, "files") + "/" + quote(entry), query={"version": model.version}
             )
-            written.append(self._client.download(call, safe_join(Path(to), entry)))
+            written.append((yield from fetch(call, safe_join(Path(to), entry))))
         return written
 
-    def delete(self, name: str) -> None:
+    @operation
+    def delete(self, name: str) -> Operation[None]:
         """Refuse new references to a model from now on."""
-        self._do(ops.delete("models", name))
+        return ops.delete("models", name)
 
 
-class Services(_Resource):
-    """Scoring services."""
-
-    def deploy(  # noqa: PLR0913 - what a service can be told
-        self,
-        name: str,
-        entry_script: str | Path,
-        *,
-        source: str | Path | None = None,
-        model: str | Iterable[str] | None = None,
-        environment: str | Mapping[str, object] | None = None,
-        workers: int | None = None,
-        variables: Mapping[str, str] | None = None,
-        cpus: float | None = None,
-        memory: int | None = None,
-        gpus: int = 0,
-        timeout_ms: int | None = None,
-        init_timeout: float | None = None,
-        queue: int | None = None,
-        description: str | None = None,
-        update: bool = False,
-    ) -> Service:
-        """Serve a script with `init()` and `run()`; with `update` an existing service gets a new revision."""
-        folder, inside = ops.split_script(entry_script, source)
-        snapshot = self._client.snapshot(folder)
-        models = [model] if isinstance(model, str) else list_(model or ())
-        body = ops.run_body(
-            script=inside,
-            arguments=(),
-            environment=environment,
-            models=models,
-            resources={"cpus": cpus, "memory": memory, "gpus": gpus},
-            options={
-                "workers": workers,
-                "variables": dict(variables) if variables else None,
-                "timeout_ms": timeout_ms,
-                "init_timeout": init_timeout,
-                "queue": queue,
-                "description": description,
-            },
-        )
-        del body["arguments"]
-        body["entry_script"] = body.pop("script")
-        return self._bound(self._do(ops.deploy_service(name, snapshot, body, update=update)))
-
-    def get(self, name: str) -> Service:
-        """Return a service."""
-        return self._bound(self._do(ops.get(_views.Service, "services", name)))
-
-    def list(self, limit: int | None = None) -> list_[Service]:
-        """Return the services."""
-        items = self._do(ops.listed("services", limit=limit))
-        return [self._bound(_views.Service.model_validate(item)) for item in items]
-
-    def wait(self, name: str, timeout: float | None = None) -> Service:
-        """Wait until the newest revision is up or has failed; raises `TimeoutError`."""
-        left = self._client.deadline(timeout)
-        return self._bound(self._do(ops.wait_for(_views.Service, "settled", "services", name, left=left)))
-
-    def score(self, name: str, data: object, *, key: str | None = None) -> object:
-        """Send data to a service: text and bytes as they are, everything else as JSON."""
-        return scored(self._do(send(score_call(name, data, key))))
-
-    def keys(self, name: str) -> _views.Keys:
-        """Return the keys of a service."""
-        return self._do(ops.service_keys(name))
-
-    def regenerate(self, name: str, which: str) -> _views.Keys:
-        """Replace the `primary` or `secondary` key."""
-        return self._do(ops.regenerate_key(name, which))
-
-    def log(self, name: str, *, follow: bool = False) -> Iterator[str]:
-        """Yield what the workers wrote; with `follow` what they write until they end."""
-        path = ops.path_of("services", name, "log")
-        if not follow:
-            answer = self._do(send(Call("GET", path)))
-            yield answer.body.decode(errors="replace")
-            return
-        for event in self._client.server_events(path, follow=True):
-            yield event.data
-
-    def delete(self, name: str) -> None:
-        """Give a service up; its workers and keys end."""
-        self._do(ops.delete("services", name))
-
-    def _bound(self, view: _views.Service) -> Service:
-        service = Service.model_validate(view.model_dump())
-        service._services = self  # noqa: SLF001 - the view's own private attribute
-        return service
-
-
-class Nodes(_Resource):
+class Nodes(Resource):
     """The machines that runs are placed on."""
 
-    def list(self) -> list_[dict[str, Any]]:
+    @operation
+    def list(self) -> Operation[list_[dict[str, Any]]]:
         """Return the nodes with what they offer and what is taken."""
-        return self._do(ops.listed("nodes"))
+        return ops.listed("nodes")

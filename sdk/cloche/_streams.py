@@ -1,9 +1,9 @@
 """Server-sent events as the SDK reads them, and bodies that need a closer look."""
 
 import base64
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import orjson
 
@@ -12,6 +12,7 @@ from cloche._calls import Answer, Call
 from cloche._errors import from_problem, not_running
 from cloche._views import Model
 
+T = TypeVar("T")
 BROKEN_AT_MOST = 20
 
 
@@ -22,6 +23,20 @@ class ServerEvent:
     data: str
     id: str = ""
     event: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Stream(Generic[T]):
+    """A stream to read: `read` makes each event what the caller gets.
+
+    With `whole`, what is there already comes as one answer when nothing is to be followed.
+    """
+
+    path: str
+    read: Callable[[ServerEvent], T]
+    follow: bool
+    query: Mapping[str, str | int | None] = field(default_factory=dict)
+    whole: Callable[[bytes], T] | None = None
 
 
 @dataclass(slots=True)

@@ -52,6 +52,11 @@ class Exchange:
         """Whether sending the call again cannot do its work twice."""
         return call.once or call.method in SAFE
 
+    def settled(self, call: Call, answer: Answer, tries: int) -> bool:
+        """Whether an answer is the last word: expected, not worth another try, or the last one."""
+        again = answer.status in RETRIED and answer.status not in call.accept
+        return not again or tries >= TRIES or not self.may_repeat(call)
+
     def pause(self, tries: int, headers: Mapping[str, str]) -> float:
         """Return the seconds before the next try: what the server says, or a growing, jittered time."""
         said = headers.get("retry-after", "")
@@ -77,13 +82,6 @@ class SyncTransport:
         """Close the connections."""
         self._client.close()
 
-    def send_once(self, call: Call) -> Answer:
-        """Send a call and return what came, whatever its status may say about trying again."""
-        answer = self._try(call, self.exchange.headers(call), last=True)
-        if answer is None:
-            raise not_running(self.exchange.endpoint.url, "no answer")
-        return answer.checked(call)
-
     def send(self, call: Call) -> Answer:
         """Send a call, again where that is harmless."""
         headers = self.exchange.headers(call)
@@ -91,9 +89,7 @@ class SyncTransport:
         while True:
             tries += 1
             answer = self._try(call, headers, last=tries >= TRIES or not self.exchange.may_repeat(call))
-            if answer is not None and (
-                answer.status not in RETRIED or tries >= TRIES or not self.exchange.may_repeat(call)
-            ):
+            if answer is not None and self.exchange.settled(call, answer, tries):
                 return self.exchange.heard(call, answer)
             time.sleep(self.exchange.pause(tries, answer.headers if answer else {}))
 
@@ -139,13 +135,6 @@ class AsyncTransport:
         """Close the connections."""
         await self._client.aclose()
 
-    async def send_once(self, call: Call) -> Answer:
-        """Send a call and return what came, whatever its status may say about trying again."""
-        answer = await self._try(call, self.exchange.headers(call), last=True)
-        if answer is None:
-            raise not_running(self.exchange.endpoint.url, "no answer")
-        return answer.checked(call)
-
     async def send(self, call: Call) -> Answer:
         """Send a call, again where that is harmless."""
         headers = self.exchange.headers(call)
@@ -153,9 +142,7 @@ class AsyncTransport:
         while True:
             tries += 1
             answer = await self._try(call, headers, last=tries >= TRIES or not self.exchange.may_repeat(call))
-            if answer is not None and (
-                answer.status not in RETRIED or tries >= TRIES or not self.exchange.may_repeat(call)
-            ):
+            if answer is not None and self.exchange.settled(call, answer, tries):
                 return self.exchange.heard(call, answer)
             import asyncio  # noqa: PLC0415 - the synchronous client does without it
 

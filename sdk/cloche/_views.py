@@ -2,13 +2,14 @@
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 
 class View(BaseModel):
     """A document as the server showed it."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
+    _client: Any = PrivateAttr(None)
 
 
 class Problem(View):

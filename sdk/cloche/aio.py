@@ -1,30 +1,61 @@
 """The SDK for asyncio: `AsyncClient` (the same as `Client`, with `await`)."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
-from cloche import _operations as ops
+from cloche import _resources as described
+from cloche import _running as running
 from cloche import _views
-from cloche._aio_resources import Builds, Environments, Models, Nodes, Runs, Services
-from cloche._calls import Answer, Call, Operation, Pause, Step, send
-from cloche._config import find_endpoint, kept_positions
+from cloche._calls import Answer, Call, Fetch, Operation, Pause, Step, Take
 from cloche._errors import ClocheError
-from cloche._files import DigestCache, Snapshot, take_one
-from cloche._streams import (
-    ServerEvent,
-    StreamReader,
-    events_query,
-)
+from cloche._faces import Async
+from cloche._files import take_one
+from cloche._streams import ServerEvent, Stream, StreamReader
 from cloche._transport import PARALLEL, TRANSPORT_ERRORS, AsyncTransport, Exchange
 
 T = TypeVar("T")
-list_ = list
 
 
-class AsyncClient:
+class Run(Async, _views.Run, running.RunActions["Run"]):
+    """A run, and what can be done with it."""
+
+
+class Service(Async, _views.Service, running.ServiceActions["Service"]):
+    """A scoring service, and what can be done with it."""
+
+
+class Environments(Async, described.Environments):
+    """Environments and their versions."""
+
+
+class Builds(Async, described.Builds):
+    """Builds of environments."""
+
+
+class Runs(Async, running.Runs[Run]):
+    """Runs."""
+
+    _kind = Run
+
+
+class Models(Async, described.Models):
+    """Models and their versions."""
+
+
+class Services(Async, running.Services[Service]):
+    """Scoring services."""
+
+    _kind = Service
+
+
+class Nodes(Async, described.Nodes):
+    """The machines that runs are placed on."""
+
+
+class AsyncClient(Async, described.Connection):
     """A connection to Cloche, for asyncio. `Client` is the same for ordinary code.
 
     Without arguments it finds the server of this machine (in the data folder `home`), or what
@@ -32,18 +63,9 @@ class AsyncClient:
     whose `code` never changes.
     """
 
-    def __init__(
-        self,
-        url: str | None = None,
-        token: str | None = None,
-        project: str | None = None,
-        *,
-        home: str | Path | None = None,
-    ) -> None:
-        folder = None if home is None else Path(home)
-        self.endpoint = find_endpoint(url, token, project, folder)
-        self._transport = AsyncTransport(Exchange(self.endpoint, kept_positions(self.endpoint, folder)))
-        self._digests = DigestCache()
+    def _open(self, exchange: Exchange) -> None:
+        self._client = self
+        self._transport = AsyncTransport(exchange)
         self.environments = Environments(self)
         self.builds = Builds(self)
         self.runs = Runs(self)
@@ -61,31 +83,7 @@ class AsyncClient:
         """Close the connections."""
         await self._transport.close()
 
-    async def version(self) -> dict[str, Any]:
-        """Return what runs there."""
-        return (await self.perform(send(Call("GET", "/version")))).json()
-
-    async def ready(self) -> dict[str, Any]:
-        """Return whether the server is ready, and which parts are not."""
-        call = Call("GET", "/readyz", accept=frozenset({200, 503}))
-        return (await self._transport.send_once(call)).json()
-
-    async def events(
-        self,
-        *,
-        follow: bool = True,
-        from_start: bool = False,
-        types: Iterable[str] = (),
-        correlation: str | None = None,
-        subject: str | None = None,
-    ) -> AsyncIterator[_views.Event]:
-        """Yield events as they happen; with `from_start` first those that happened."""
-        query = events_query(from_start=from_start, types=types, correlation=correlation, subject=subject)
-        async with aclosing(self.server_events(ops.path_of("events"), follow=follow, **query)) as found:
-            async for event in found:
-                yield _views.Event.model_validate_json(event.data)
-
-    # --- for the resources
+    # --- for the faces
 
     async def perform(self, operation: Operation[T]) -> T:
         """Run an operation."""
@@ -93,21 +91,25 @@ class AsyncClient:
             step = next(operation)
             while True:
                 try:
-                    answers = await self._step(step)
+                    brought = await self._step(step)
                 except ClocheError as error:
                     step = operation.throw(error)
                 else:
-                    step = operation.send(answers)
+                    step = operation.send(brought)
         except StopIteration as end:
             result: T = end.value
             return result
 
-    async def _step(self, step: Step) -> list_[Answer]:
+    async def _step(self, step: Step) -> object:
         if isinstance(step, Call):
-            return [await self._transport.send(step)]
+            return await self._transport.send(step)
         if isinstance(step, Pause):
             await asyncio.sleep(step.seconds)
-            return []
+            return None
+        if isinstance(step, Take):
+            return await asyncio.to_thread(take_one, step.path, self._digests)
+        if isinstance(step, Fetch):
+            return await self._fetch(step.call, step.to)
         gate = asyncio.Semaphore(PARALLEL)
 
         async def one(call: Call) -> Answer:
@@ -116,16 +118,7 @@ class AsyncClient:
 
         return list(await asyncio.gather(*(one(call) for call in step.calls)))
 
-    async def snapshot(self, path: Path) -> Snapshot:
-        """Return the snapshot of a file or folder."""
-        return await asyncio.to_thread(take_one, path, self._digests)
-
-    def deadline(self, timeout: float | None) -> ops.Deadline:
-        """Return a deadline from now."""
-        return ops.Deadline(timeout)
-
-    async def download(self, call: Call, to: Path) -> Path:
-        """Write a body to a file."""
+    async def _fetch(self, call: Call, to: Path) -> Path:
         await asyncio.to_thread(to.parent.mkdir, parents=True, exist_ok=True)
         partial = to.with_name(f".{to.name}.part")
         with await asyncio.to_thread(partial.open, "wb") as file:
@@ -134,11 +127,19 @@ class AsyncClient:
         partial.replace(to)
         return to
 
-    async def server_events(
-        self, path: str, *, follow: bool, **query: str | int | None
-    ) -> AsyncGenerator[ServerEvent, None]:
+    async def follow(self, found: Stream[T]) -> AsyncGenerator[T, None]:
+        """Yield what a stream brings."""
+        if found.whole is not None and not found.follow:
+            answer = await self._transport.send(Call("GET", found.path, query=found.query))
+            yield found.whole(answer.body)
+            return
+        reader = StreamReader(found.path, follow=found.follow, query=found.query)
+        async with aclosing(self._server_events(reader)) as events:
+            async for event in events:
+                yield found.read(event)
+
+    async def _server_events(self, reader: StreamReader) -> AsyncGenerator[ServerEvent, None]:
         """Yield server-sent events, going on where a broken connection ended."""
-        reader = StreamReader(path, follow=follow, query=query)
         while reader.more:
             try:
                 async with aclosing(self._transport.stream(reader.call())) as pieces:

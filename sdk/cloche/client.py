@@ -1,30 +1,61 @@
 """The SDK for ordinary code: `Client`."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
-from cloche import _operations as ops
+from cloche import _resources as described
+from cloche import _running as running
 from cloche import _views
-from cloche._calls import Answer, Call, Operation, Pause, Step, send
-from cloche._config import find_endpoint, kept_positions
+from cloche._calls import Call, Fetch, Operation, Pause, Step, Take
 from cloche._errors import ClocheError
-from cloche._files import DigestCache, Snapshot, take_one
-from cloche._resources import Builds, Environments, Models, Nodes, Runs, Services
-from cloche._streams import (
-    ServerEvent,
-    StreamReader,
-    events_query,
-)
+from cloche._faces import Sync
+from cloche._files import take_one
+from cloche._streams import ServerEvent, Stream, StreamReader
 from cloche._transport import PARALLEL, TRANSPORT_ERRORS, Exchange, SyncTransport
 
 T = TypeVar("T")
-list_ = list
 
 
-class Client:
+class Run(Sync, _views.Run, running.RunActions["Run"]):
+    """A run, and what can be done with it."""
+
+
+class Service(Sync, _views.Service, running.ServiceActions["Service"]):
+    """A scoring service, and what can be done with it."""
+
+
+class Environments(Sync, described.Environments):
+    """Environments and their versions."""
+
+
+class Builds(Sync, described.Builds):
+    """Builds of environments."""
+
+
+class Runs(Sync, running.Runs[Run]):
+    """Runs."""
+
+    _kind = Run
+
+
+class Models(Sync, described.Models):
+    """Models and their versions."""
+
+
+class Services(Sync, running.Services[Service]):
+    """Scoring services."""
+
+    _kind = Service
+
+
+class Nodes(Sync, described.Nodes):
+    """The machines that runs are placed on."""
+
+
+class Client(Sync, described.Connection):
     """A connection to Cloche, for ordinary code. `AsyncClient` is the same for asyncio.
 
     Without arguments it finds the server of this machine (in the data folder `home`), or what
@@ -32,18 +63,9 @@ class Client:
     whose `code` never changes.
     """
 
-    def __init__(
-        self,
-        url: str | None = None,
-        token: str | None = None,
-        project: str | None = None,
-        *,
-        home: str | Path | None = None,
-    ) -> None:
-        folder = None if home is None else Path(home)
-        self.endpoint = find_endpoint(url, token, project, folder)
-        self._transport = SyncTransport(Exchange(self.endpoint, kept_positions(self.endpoint, folder)))
-        self._digests = DigestCache()
+    def _open(self, exchange: Exchange) -> None:
+        self._client = self
+        self._transport = SyncTransport(exchange)
         self.environments = Environments(self)
         self.builds = Builds(self)
         self.runs = Runs(self)
@@ -61,30 +83,7 @@ class Client:
         """Close the connections."""
         self._transport.close()
 
-    def version(self) -> dict[str, Any]:
-        """Return what runs there."""
-        return self.perform(send(Call("GET", "/version"))).json()
-
-    def ready(self) -> dict[str, Any]:
-        """Return whether the server is ready, and which parts are not."""
-        call = Call("GET", "/readyz", accept=frozenset({200, 503}))
-        return self._transport.send_once(call).json()
-
-    def events(
-        self,
-        *,
-        follow: bool = True,
-        from_start: bool = False,
-        types: Iterable[str] = (),
-        correlation: str | None = None,
-        subject: str | None = None,
-    ) -> Iterator[_views.Event]:
-        """Yield events as they happen; with `from_start` first those that happened."""
-        query = events_query(from_start=from_start, types=types, correlation=correlation, subject=subject)
-        for event in self.server_events(ops.path_of("events"), follow=follow, **query):
-            yield _views.Event.model_validate_json(event.data)
-
-    # --- for the resources
+    # --- for the faces
 
     def perform(self, operation: Operation[T]) -> T:
         """Run an operation."""
@@ -92,34 +91,29 @@ class Client:
             step = next(operation)
             while True:
                 try:
-                    answers = self._step(step)
+                    brought = self._step(step)
                 except ClocheError as error:
                     step = operation.throw(error)
                 else:
-                    step = operation.send(answers)
+                    step = operation.send(brought)
         except StopIteration as end:
             result: T = end.value
             return result
 
-    def _step(self, step: Step) -> list_[Answer]:
+    def _step(self, step: Step) -> object:
         if isinstance(step, Call):
-            return [self._transport.send(step)]
+            return self._transport.send(step)
         if isinstance(step, Pause):
             time.sleep(step.seconds)
-            return []
+            return None
+        if isinstance(step, Take):
+            return take_one(step.path, self._digests)
+        if isinstance(step, Fetch):
+            return self._fetch(step.call, step.to)
         with ThreadPoolExecutor(max_workers=PARALLEL) as pool:
             return list(pool.map(self._transport.send, step.calls))
 
-    def snapshot(self, path: Path) -> Snapshot:
-        """Return the snapshot of a file or folder."""
-        return take_one(path, self._digests)
-
-    def deadline(self, timeout: float | None) -> ops.Deadline:
-        """Return a deadline from now."""
-        return ops.Deadline(timeout)
-
-    def download(self, call: Call, to: Path) -> Path:
-        """Write a body to a file."""
+    def _fetch(self, call: Call, to: Path) -> Path:
         to.parent.mkdir(parents=True, exist_ok=True)
         partial = to.with_name(f".{to.name}.part")
         with partial.open("wb") as file:
@@ -127,9 +121,16 @@ class Client:
         partial.replace(to)
         return to
 
-    def server_events(self, path: str, *, follow: bool, **query: str | int | None) -> Iterator[ServerEvent]:
+    def follow(self, found: Stream[T]) -> Iterator[T]:
+        """Yield what a stream brings."""
+        if found.whole is not None and not found.follow:
+            yield found.whole(self._transport.send(Call("GET", found.path, query=found.query)).body)
+            return
+        for event in self._server_events(StreamReader(found.path, follow=found.follow, query=found.query)):
+            yield found.read(event)
+
+    def _server_events(self, reader: StreamReader) -> Iterator[ServerEvent]:
         """Yield server-sent events, going on where a broken connection ended."""
-        reader = StreamReader(path, follow=follow, query=query)
         while reader.more:
             try:
                 for piece in self._transport.stream(reader.call()):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cloche import Client
-from cloche._resources import Run, Service
+from cloche.client import Run, Service
 from tests.e2e.keeper import state
 from tests.e2e.topology import PATIENCE, SMALL, eventually
 

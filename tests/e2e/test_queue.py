@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cloche import Client
-from cloche._resources import Run
+from cloche.client import Run
 from tests.e2e.steps import Scripts, done, reaches
 from tests.e2e.topology import Embedded, eventually
 
