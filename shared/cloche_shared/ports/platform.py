@@ -1,6 +1,6 @@
-"""Time, randomness and HTTP."""
+"""Time, randomness, HTTP, and the other replicas of an installation."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -48,4 +48,41 @@ class Http(Protocol):
         """Send GET and follow redirects. `timeout` bounds each read, in seconds.
 
         Raises `Unavailable` (code `unreachable`) when no answer comes.
+        """
+
+
+Fields = Sequence[tuple[bytes, bytes]]
+"""Header fields as they travel: lower-case names, values as they came, some of them several times."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerRequest:
+    """A request to another replica. `target` is path and query as they stand in the request line.
+
+    `timeout` bounds each read of the answer, in seconds.
+    """
+
+    method: str
+    target: str
+    fields: Fields = ()
+    body: AsyncIterable[bytes] | bytes = b""
+    timeout: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class PeerAnswer:
+    """The head of a replica's answer; `body` yields its bytes once, as they arrive."""
+
+    status: int
+    fields: Fields
+    body: AsyncIterator[bytes]
+
+
+class Peers(Protocol):
+    """The way to other replicas of this installation, by the addresses in their leases."""
+
+    def ask(self, address: str, request: PeerRequest) -> AbstractAsyncContextManager[PeerAnswer]:
+        """Send a request to `address` (`http://host:port`) and leave redirects alone.
+
+        Raises `Unavailable` (code `peer_unreachable`) when no answer comes, and from `body` when it breaks off.
         """
