@@ -7,7 +7,6 @@ This is the only module of the SDK that knows the services. `python -m cloche._e
 import argparse
 import asyncio
 import contextlib
-import gc
 import json
 import os
 import secrets
@@ -38,6 +37,7 @@ from cloche_shared.access import AccessTable, issue_key
 from cloche_shared.adapters.devices import NvmlDevices
 from cloche_shared.adapters.file_blobs import FileBlobStore
 from cloche_shared.adapters.folder_lock import FolderLock
+from cloche_shared.adapters.garbage import look_again, short_pauses
 from cloche_shared.adapters.http_client import HttpClient
 from cloche_shared.adapters.http_server import Server, front_policy, listen, run
 from cloche_shared.adapters.http_server import serve as serve_app
@@ -354,6 +354,7 @@ async def _serve(options: Options, ready: Callable[[Started], None], say: Callab
             shutdown.install()
             servers: list[Server] = []
             life.at_end("http", lambda: _drain(servers), deadline_s=found.http.drain_s + 2)
+            life.spawn("garbage", look_again())
             for service in embedded.services:
                 await service.start(life)
             server = await life.enter(serve_app(embedded.app, found.http, listener))
@@ -422,9 +423,9 @@ def serve(options: Options, ready: Callable[[Started], None], say: Callable[[str
     """
     os.umask(0o077)
     sys.setswitchinterval(SWITCH_SECONDS)
-    gc.freeze()  # what is imported stays: the collector need not look at it again
     options.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    run(_serve(replace(options, home=options.home.resolve()), ready, say))
+    with short_pauses():
+        run(_serve(replace(options, home=options.home.resolve()), ready, say))
 
 
 def main(arguments: list[str] | None = None) -> int:

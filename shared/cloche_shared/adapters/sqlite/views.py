@@ -3,7 +3,7 @@
 import sqlite3
 from collections.abc import Sequence
 
-from cloche_shared.adapters.sqlite.writer import Writer
+from cloche_shared.adapters.sqlite.writer import ROWS, Writer
 from cloche_shared.adapters.waiters import Waiters
 from cloche_shared.ports.journal import Lease
 from cloche_shared.ports.views import Row
@@ -20,7 +20,7 @@ class SqliteViews:
         self._table = f"{service}_views"
         self._waiters = Waiters()
         self._upsert = (
-            f"INSERT INTO {self._table}({_COLUMNS}) VALUES (?,?,?,?,?,?,?) ON CONFLICT(view,project,key) DO UPDATE SET"  # noqa: S608 - our own name
+            f"INSERT INTO {self._table}({_COLUMNS}) VALUES {ROWS} ON CONFLICT(view,project,key) DO UPDATE SET"  # noqa: S608 - our own name
             " seq=excluded.seq,sort=excluded.sort,body=excluded.body,facet=excluded.facet WHERE excluded.seq>=seq"
         )
 

@@ -1,10 +1,11 @@
 """The one thread that writes: group commit for everything that waits.
 
-Whatever is queued when a commit ends goes into the next transaction, so one sync of the disk serves
-all services at once. Documents and dead letters are durable when their future resolves. View rows,
-leases, marks and offsets can be had again, so they never cost a sync: in a transaction with
-documents they ride along, and without one the transaction runs with `synchronous=NORMAL`, under which
-SQLite in WAL mode writes but does not sync (the next durable commit syncs them too, because the log is one file).
+What one turn of the event loop asks for is handed over at its end, and whatever is queued when a
+commit ends goes into the next transaction, so one sync of the disk serves all services at once.
+Documents and dead letters are durable when their future resolves. View rows, leases, marks and
+offsets can be had again, so they never cost a sync: in a transaction with documents they ride along,
+and without one the transaction runs with `synchronous=NORMAL`, under which SQLite in WAL mode writes
+but does not sync (the next durable commit syncs them too, because the log is one file).
 """
 
 import asyncio
@@ -12,17 +13,21 @@ import queue
 import sqlite3
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
+from typing import TypeVar
 
 from cloche_shared.adapters.sqlite.schema import is_broken, unavailable
 from cloche_shared.errors import Unavailable
 from cloche_shared.ports.journal import Document, OutcomeUnknownError, Verdict
 
+T = TypeVar("T")
 Placed = list[tuple[int, Document]]
 """Documents with the positions that they got in their service's journal."""
 Listener = Callable[[str, Placed], None]
 
+ROWS = "{rows}"
 LAZY_SECONDS = 1.0
 _MOST = 4096
 _STEP = 16
@@ -41,7 +46,10 @@ class Append:
 
 @dataclass(slots=True)
 class Write:
-    """One statement with its rows. `then` runs on the loop after the commit, before the future resolves."""
+    """One statement with its rows. `then` runs on the loop after the commit, before the future resolves.
+
+    Where the SQL holds `ROWS`, the placeholders of as many rows as fit go there.
+    """
 
     sql: str
     rows: Sequence[Sequence[object]]
@@ -63,7 +71,8 @@ class Writer:
     def __init__(self, connection: sqlite3.Connection, services: Sequence[str]) -> None:
         self._connection = connection
         self._loop = asyncio.get_running_loop()
-        self._queue: queue.SimpleQueue[Operation | _Stop | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[list[Operation] | _Stop] = queue.SimpleQueue()
+        self._asked: list[Operation] = []
         self._lock = threading.Lock()
         self._lazy: dict[tuple[str, ...], Write] = {}
         self._flush: asyncio.TimerHandle | None = None
@@ -117,6 +126,7 @@ class Writer:
         self._closed = True
         if self._flush is not None:
             self._flush.cancel()
+        self._hand_over()
         self._queue.put(_Stop())
         await self._ended.wait()
         self._thread.join()
@@ -124,12 +134,21 @@ class Writer:
     def _put(self, operation: Operation) -> None:
         if self._closed or self._failed:
             raise _store_failed() if self._failed else _closed()
-        self._queue.put(operation)
+        self._asked.append(operation)
+        if len(self._asked) == 1:
+            # Not at once: the thread would take the interpreter for one document after the other,
+            # while the requests that came with this one are about to ask for the same.
+            self._loop.call_soon(self._hand_over)
+
+    def _hand_over(self) -> None:
+        if self._asked:
+            asked, self._asked = self._asked, []
+            self._queue.put(asked)
 
     def _flush_now(self) -> None:
         self._flush = None
         if not self._closed:
-            self._queue.put(None)
+            self._queue.put([])
 
     # Everything below runs in the thread, but `_settle`.
 
@@ -151,8 +170,7 @@ class Writer:
         while True:
             if isinstance(item, _Stop):
                 return False
-            if item is not None:
-                batch.append(item)
+            batch += item
             if len(batch) >= _MOST:
                 return True
             try:
@@ -205,57 +223,56 @@ class Writer:
             else:
                 writes.append(operation)
         self._sync_mode(durable=bool(appends) or any(write.durable for write in writes))
-        execute = self._connection.execute
-        execute("BEGIN IMMEDIATE")
-        placed = {service: self._insert(service, calls) for service, calls in appends.items()}
+        self._connection.execute("BEGIN IMMEDIATE")
+        placed = self._insert(appends)
         for write in (*writes, *lazy):
-            if len(write.rows) == 1:
-                execute(write.sql, write.rows[0])
-            else:
-                self._connection.executemany(write.sql, write.rows)
-        execute("COMMIT")
+            self._write(write)
+        self._connection.execute("COMMIT")
         for service, documents in placed.items():
             self._heads[service] += len(documents)
         return placed
+
+    def _write(self, write: Write) -> None:
+        if ROWS not in write.sql:
+            self._connection.executemany(write.sql, write.rows)
+            return
+        group = f"({','.join('?' * len(write.rows[0]))})"
+        for rows in _portions(write.rows):
+            sql = write.sql.replace(ROWS, ",".join([group] * len(rows)))
+            self._connection.execute(sql, list(chain.from_iterable(rows)))
 
     def _sync_mode(self, *, durable: bool) -> None:
         if durable != self._durable:
             self._connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
             self._durable = durable
 
-    def _insert(self, service: str, calls: list[Append]) -> Placed:
+    def _insert(self, appends: Mapping[str, list[Append]]) -> dict[str, Placed]:
         """Insert all calls' documents in few statements; only when a key is held, one by one."""
-        head = self._heads[service]
-        documents = [document for call in calls for document in call.documents]
-        placed = list(enumerate(documents, head + 1))
-        self._connection.execute("SAVEPOINT many")
-        if self._insert_all(service, placed):
+        placed: dict[str, Placed] = {}
+        for service, calls in appends.items():
+            documents = [document for call in calls for document in call.documents]
+            placed[service] = list(enumerate(documents, self._heads[service] + 1))
+            if not self._insert_all(service, placed[service]):
+                self._connection.execute("ROLLBACK")
+                self._connection.execute("BEGIN IMMEDIATE")
+                return {name: self._insert_singly(name, several) for name, several in appends.items()}
+        for calls in appends.values():
             for call in calls:
                 call.verdicts = [Verdict.INSERTED] * len(call.documents)
-            self._connection.execute("RELEASE many")
-            return placed
-        self._connection.execute("ROLLBACK TO many")
-        self._connection.execute("RELEASE many")
-        return self._insert_singly(service, calls, head)
+        return placed
 
     def _insert_all(self, service: str, placed: Placed) -> bool:
-        # Few wide statements instead of `executemany`: sqlite3 lets go of the interpreter lock at each
-        # row, and under a busy event loop each time costs a whole switch interval to get it back.
-        start = 0
-        while start < len(placed):
-            rest = len(placed) - start
-            count = min(_WIDEST, rest - rest % _STEP) if rest >= _STEP else rest
-            rows = placed[start : start + count]
+        for rows in _portions(placed):
             values = [
                 value for pos, item in rows for value in (pos, item.key, item.topic, item.partition_key, item.body)
             ]
-            if self._connection.execute(_insert_sql(service, count), values).rowcount < count:
+            if self._connection.execute(_insert_sql(service, len(rows)), values).rowcount < len(rows):
                 return False
-            start += count
         return True
 
-    def _insert_singly(self, service: str, calls: list[Append], head: int) -> Placed:
+    def _insert_singly(self, service: str, calls: list[Append]) -> Placed:
         placed: Placed = []
+        head = self._heads[service]
         sql = _insert_sql(service, 1)
         for call in calls:
             call.verdicts = [Verdict.SKIPPED] * len(call.documents)
@@ -289,6 +306,20 @@ class Writer:
         for service, documents in placed.items():
             for listener in self._listeners:
                 listener(service, documents)
+
+
+def _portions(rows: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Yield the rows of few wide statements, of which there are few sizes.
+
+    `executemany` lets go of the interpreter lock at each row, and under a busy event loop each time costs
+    a whole switch interval to get it back.
+    """
+    start = 0
+    while start < len(rows):
+        rest = len(rows) - start
+        count = min(_WIDEST, rest - rest % _STEP) if rest >= _STEP else rest
+        yield rows[start : start + count]
+        start += count
 
 
 def _insert_sql(service: str, count: int) -> str:

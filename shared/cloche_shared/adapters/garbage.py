@@ -1,0 +1,41 @@
+"""Short pauses for the garbage collector in a process that keeps much in memory.
+
+Python looks at everything that lives, whenever that has grown by a quarter: with 20,000 cached
+streams the event loop stood still for 70 to 250 ms at a time, and next to nothing was found. Here
+what survived such a look is put aside and not looked at again until `look_again` says so, so each
+pause depends on what is new. Almost all garbage ends without the collector; what it alone can end
+waits, if it was put aside, for the next look at everything.
+"""
+
+import asyncio
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, Literal
+
+LOOK_AGAIN_S: Final = 600.0
+_OLDEST: Final = 2
+
+
+def _put_aside(phase: Literal["start", "stop"], info: dict[str, int]) -> None:
+    if phase == "stop" and info["generation"] == _OLDEST:
+        gc.freeze()
+
+
+@contextmanager
+def short_pauses() -> Iterator[None]:
+    """Put aside what is there now, and what survives each full collection, until the block is left."""
+    gc.freeze()
+    gc.callbacks.append(_put_aside)
+    try:
+        yield
+    finally:
+        gc.callbacks.remove(_put_aside)
+        gc.unfreeze()
+
+
+async def look_again(every_s: float = LOOK_AGAIN_S) -> None:
+    """Let the next full collection look at everything, now and then, for ever."""
+    while True:
+        await asyncio.sleep(every_s)
+        gc.unfreeze()
