@@ -1,0 +1,44 @@
+"""Settings that every process of a cluster has, besides those of its service."""
+
+from pydantic import Field, SecretStr
+
+from cloche_shared.backends import KafkaSettings, MongoSettings, S3Settings
+from cloche_shared.settings import HttpSettings, Section
+
+
+class ClusterSettings(Section):
+    """What makes processes one installation (`CLOCHE_CLUSTER__…`).
+
+    `installation`: the same id in all of them; positions and labels begin with it.
+    `pepper`, `pepper_file`: the installation's secret (at least 20 bytes), the same in all of them.
+    `token`, `token_file`: the first administrator's token; the registry makes it valid.
+    `replica`: this process's id among the service's replicas; empty: the host's name.
+    `address`: where other replicas reach this one (`http://host:port`); empty: they cannot.
+    `data`: the folder for this replica's files; the node's folder lies in it.
+    `node`: the id of the node that this replica drives; empty: none.
+    `executor`: the Unix socket of the executor that user code runs in; empty: in this process's container.
+    `public_url`: where clients reach the installation (the gateway), for the URLs that are shown.
+    """
+
+    installation: str = Field(default="", pattern=r"^([a-z0-9]{4,32})?$")
+    pepper: SecretStr = SecretStr("")
+    pepper_file: str = ""
+    token: SecretStr = SecretStr("")
+    token_file: str = ""
+    replica: str = Field(default="", pattern=r"^([a-z0-9][a-z0-9-]{0,62})?$")
+    address: str = Field(default="", pattern=r"^(https?://[^/@\s]+)?$")
+    data: str = "/var/lib/cloche"
+    node: str = Field(default="", pattern=r"^([a-z0-9][a-z0-9-]{0,62})?$")
+    executor: str = ""
+    public_url: str = Field(default="", pattern=r"^(https?://[^/@\s]+)?$")
+    delay: float = Field(default=0.0, ge=0, le=60, description="Holds back every delivery, in seconds; for tests.")
+
+
+class ProcessSettings(Section):
+    """All that a process needs besides its own service's section."""
+
+    http: HttpSettings = HttpSettings()
+    cluster: ClusterSettings = ClusterSettings()
+    kafka: KafkaSettings = KafkaSettings(username="cloche")
+    mongo: MongoSettings = MongoSettings()
+    s3: S3Settings = S3Settings()
