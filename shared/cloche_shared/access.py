@@ -213,3 +213,28 @@ class FailureGate:
         self._failures[address] = (count, now if count >= self._limit else since)
         if len(self._failures) > self._addresses:
             self._failures.popitem(last=False)
+
+
+class KeyRates:
+    """Lets each key ask for `per_s` requests a second, after a rest for ten seconds' worth at once.
+
+    Memory is bounded: the key that asked longest ago is forgotten first, which gives it a full share.
+    """
+
+    def __init__(self, monotonic: Callable[[], float], per_s: float, *, keys: int = 4096) -> None:
+        self._monotonic = monotonic
+        self._per_s = per_s
+        self._most = max(1.0, per_s * 10)
+        self._keys = keys
+        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def wait(self, subject: str) -> float:
+        """Take one request; return 0, or for how many seconds the key has to wait when it has none left."""
+        now = self._monotonic()
+        left, at = self._left.pop(subject, (self._most, now))
+        left = min(self._most, left + (now - at) * self._per_s)
+        allowed = left >= 1
+        self._left[subject] = (left - 1 if allowed else left, now)
+        if len(self._left) > self._keys:
+            self._left.popitem(last=False)
+        return 0.0 if allowed else (1 - left) / self._per_s

@@ -40,6 +40,9 @@ class HttpSettings(Section):
 
     `host`: an address; beyond loopback it needs `tls_certificate` and `tls_key` (paths), or `insecure`.
     `port` 0: any free one. `hosts` and `origins` are allowed besides the server's own address.
+    `head_s`: for so long the head of a request may come, then 408. `connections_per_address`: what one
+    address may hold open at a time; more where a proxy stands in front. `requests_per_s`: what one key
+    may ask for, ten seconds' worth at once; 0: any; not set: any on loopback, else 50.
     """
 
     host: str = "127.0.0.1"
@@ -50,6 +53,9 @@ class HttpSettings(Section):
     tls_certificate: str | None = None
     tls_key: str | None = None
     insecure: bool = False
+    head_s: float = Field(default=10.0, ge=1, le=600)
+    connections_per_address: int = Field(default=256, ge=1)
+    requests_per_s: float | None = Field(default=None, ge=0)
     drain_s: float = Field(default=10.0, ge=0, le=600)
 
 

@@ -4,7 +4,17 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from cloche_shared.access import ACTIONS, AccessTable, FailureGate, Principal, Role, issue_key, split_token, verify
+from cloche_shared.access import (
+    ACTIONS,
+    AccessTable,
+    FailureGate,
+    KeyRates,
+    Principal,
+    Role,
+    issue_key,
+    split_token,
+    verify,
+)
 from cloche_shared.adapters.system_random import SystemRandom
 from cloche_shared.contracts.facts import ApiKeyIssued, ApiKeyRevoked, ProjectCreated
 from cloche_shared.errors import ClocheError
@@ -146,3 +156,22 @@ def test_the_gate_remembers_a_bounded_number_of_addresses(clock: HandClock) -> N
     for address in ("a", "b", "c"):
         gate.failed(address)
     assert [gate.wait(address) > 0 for address in ("a", "b", "c")] == [False, True, True]
+
+
+def test_a_key_may_ask_for_ten_seconds_worth_at_once_and_then_at_its_rate(clock: HandClock) -> None:
+    rates = KeyRates(clock.monotonic, 2)
+    assert [rates.wait("a") for _ in range(20)] == [0.0] * 20
+    assert rates.wait("a") == 0.5
+    assert rates.wait("b") == 0
+    clock.at = 0.5
+    assert rates.wait("a") == 0
+    assert rates.wait("a") == 0.5
+    clock.at = 1000
+    assert [rates.wait("a") for _ in range(21)][-2:] == [0.0, 0.5]
+
+
+def test_the_rates_remember_a_bounded_number_of_keys(clock: HandClock) -> None:
+    rates = KeyRates(clock.monotonic, 0.1, keys=2)
+    for subject in ("a", "b", "c"):
+        assert rates.wait(subject) == 0
+    assert [rates.wait(subject) > 0 for subject in ("c", "b", "a")] == [True, True, False]

@@ -103,13 +103,14 @@ class Scoring:
 
 
 class World:
-    def __init__(self) -> None:
+    def __init__(self, requests_per_s: float = 0.0) -> None:
         self.access = AccessTable(PEPPER, CLOCK)
         self.crashes: list[Exception] = []
         self.notes: list[Exchange] = []
         policy = FrontPolicy(
             hosts=frozenset({"cloche.test"}),
             routes=(RouteRule("/api/v1/things/upload", BodyRule(1000, media_types=None, idle_s=0.02)),),
+            requests_per_s=requests_per_s,
         )
         front = FrontParts(
             self.access,
@@ -306,6 +307,39 @@ async def test_a_body_that_stalls_is_cut_off(client: httpx2.AsyncClient) -> None
 
     answer = await client.post("/api/v1/things/upload", content=stalls())
     assert (answer.status_code, answer.json()["code"]) == (408, "slow_body")
+
+
+async def test_a_body_that_drips_is_cut_off_though_it_never_stalls(client: httpx2.AsyncClient) -> None:
+    async def drips() -> AsyncIterator[bytes]:
+        for _ in range(1000):
+            yield b"x"
+            await asyncio.sleep(0.002)
+
+    answer = await client.post("/api/v1/things/upload", content=drips())
+    assert (answer.status_code, answer.json()["code"]) == (408, "slow_body")
+
+
+async def test_an_answer_that_cannot_be_read_is_not_made(client: httpx2.AsyncClient) -> None:
+    for method, path in (("GET", "/one"), ("POST", ""), ("PUT", "/one")):
+        answer = await client.request(
+            method, f"/api/v1/things{path}", json={"name": "a"}, headers={"accept": "application/xml"}
+        )
+        assert (answer.status_code, answer.json()["code"]) == (406, "not_acceptable")
+        assert "cloche-position" not in answer.headers
+    browser = {"accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
+    assert (await client.get("/api/v1/things/one", headers=browser)).status_code == 200
+    assert (await client.get("/api/v1/things/one", headers={"accept": "application/*"})).status_code == 200
+
+
+async def test_a_key_that_asks_too_much_is_told_when_to_go_on() -> None:
+    world = World(requests_per_s=1)
+    async with world.client(world.token()) as client, world.client(world.token()) as other:
+        statuses = [(await client.get("/api/v1/things/one")).status_code for _ in range(12)]
+        assert statuses[:10] == [200] * 10
+        last = await client.get("/api/v1/things/one")
+        assert (last.status_code, last.json()["code"], last.headers["retry-after"]) == (429, "rate_limited", "1")
+        assert (await client.get("/livez")).status_code == 200
+        assert (await other.get("/api/v1/things/one")).status_code == 200
 
 
 async def test_pages_follow_each_other_to_the_end(client: httpx2.AsyncClient) -> None:

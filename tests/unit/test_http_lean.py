@@ -99,6 +99,12 @@ async def test_it_is_noted_with_its_route_and_project(world: World, client: http
     assert (note.method, note.route, note.status, note.project) == ("POST", "/things", 201, "default")
 
 
+async def test_an_answer_that_cannot_be_read_is_not_made(client: httpx2.AsyncClient) -> None:
+    found = await client.post("/api/v1/things", content=b'{"name":"a"}', headers={"accept": "text/html"})
+    assert (found.status_code, found.json()["code"]) == (406, "not_acceptable")
+    assert "cloche-position" not in found.headers
+
+
 @pytest.mark.parametrize(
     ("body", "status", "code"),
     [

@@ -23,10 +23,10 @@ from cloche_shared.errors import (
 )
 from cloche_shared.http.conditions import RequestKey, fingerprint_of, parse_if_match, parse_prefer
 from cloche_shared.http.paging import decode_token, encode_token
-from cloche_shared.http.policy import host_name
+from cloche_shared.http.policy import accept_error, host_name
 from cloche_shared.http.positions import catch_up, format_position, parse_position
 from cloche_shared.http.problems import problem_of, retry_after, status_of
-from cloche_shared.http.strict_json import parse
+from cloche_shared.http.strict_json import MAX_STRING, parse
 from cloche_shared.journal.commit import StreamId
 from cloche_shared.settings import HttpSettings
 
@@ -40,6 +40,8 @@ from cloche_shared.settings import HttpSettings
         b'{"a": ":::", "b": {"a": 1}}',
         b'{"a\\":": 1, "c": [true, null, -1.5e300]}',
         b"9007199254740992",
+        '{"\u00e1": "\u00e1"}'.encode(),
+        b'"' + b"a" * MAX_STRING + b'"',
     ],
 )
 def test_good_json_is_read(text: bytes) -> None:
@@ -63,7 +65,13 @@ def test_good_json_is_read(text: bytes) -> None:
         b"-9007199254740993",
         b"[" * 33 + b"]" * 33,
         b"[" + b"1," * 10_000 + b"1]",
+        '"a\u0301"'.encode(),
+        b'"a\\u0301"',
+        '{"a\u0301": 1}'.encode(),
+        '[{"a": ["\u212b"]}]'.encode(),
+        b'"' + b"a" * (MAX_STRING + 1) + b'"',
     ],
+    ids=lambda text: repr(text[:20]),
 )
 def test_what_parsers_disagree_about_is_refused(text: bytes) -> None:
     with pytest.raises(Invalid) as caught:
@@ -226,3 +234,26 @@ def test_the_policy_takes_hosts_and_origins_from_the_settings() -> None:
     policy = front_policy(HttpSettings(host="::1", hosts=("Cloche.Test",), origins=("https://UI.test",)))
     assert {"localhost", "127.0.0.1", "[::1]", "cloche.test"} <= policy.hosts
     assert policy.origins == {"https://ui.test"}
+
+
+def test_keys_are_held_to_a_rate_beyond_loopback_or_where_it_was_set() -> None:
+    outside = "10.0.0.1"
+    assert front_policy(HttpSettings()).requests_per_s == 0
+    assert front_policy(HttpSettings(host=outside)).requests_per_s == 50
+    assert front_policy(HttpSettings(host=outside, requests_per_s=0)).requests_per_s == 0
+    assert front_policy(HttpSettings(requests_per_s=3)).requests_per_s == 3
+
+
+@pytest.mark.parametrize(
+    "accept", [b"", b"*/*", b"text/*;q=0.5", b"a/b, TEXT/PLAIN ;q=0.1", b"image/png,*/*;q=0.1", b","]
+)
+def test_a_route_gives_what_is_asked_for(accept: bytes) -> None:
+    assert accept_error(accept, frozenset({"text/plain", "text/event-stream"})) is None
+    assert accept_error(accept, frozenset()) is None
+
+
+@pytest.mark.parametrize("accept", [b"application/json", b"text", b"text/html, image/*", b"\xff", b"plain/text"])
+def test_what_a_route_does_not_give_is_not_acceptable(accept: bytes) -> None:
+    refused = accept_error(accept, frozenset({"text/plain"}))
+    assert refused is not None
+    assert status_of(refused) == 406

@@ -3,6 +3,7 @@
 import json
 import posixpath
 import string
+from unicodedata import normalize
 
 import pytest
 from hypothesis import given
@@ -130,8 +131,9 @@ def test_json_over_a_limit_is_refused(raw: bytes) -> None:
     assert caught.value.code in {"invalid_field", "malformed_json"}
 
 
-LEAVES = st.none() | st.booleans() | st.integers(-1000, 1000) | st.text()
-TREES = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4))
+TEXTS = st.text().map(lambda text: normalize("NFC", text))
+LEAVES = st.none() | st.booleans() | st.integers(-1000, 1000) | TEXTS
+TREES = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXTS, inner, max_size=4))
 
 
 @given(TREES)

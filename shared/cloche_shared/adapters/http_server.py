@@ -17,6 +17,7 @@ from typing import Final, TypeVar
 
 import uvicorn
 
+from cloche_shared.adapters.http_protocol import Connections, protocol_class
 from cloche_shared.errors import Conflict, Invalid
 from cloche_shared.http.app import App
 from cloche_shared.http.policy import LOOPBACK_HOSTS, FrontPolicy
@@ -24,6 +25,9 @@ from cloche_shared.settings import HttpSettings
 
 BACKLOG: Final = 512
 KEEP_ALIVE_S: Final = 75
+RATE_PER_S: Final = 50.0
+TICKS: Final = 10
+"""uvicorn's ticks between two looks at the connections: one second."""
 
 T = TypeVar("T")
 
@@ -60,10 +64,17 @@ def check_exposure(settings: HttpSettings) -> None:
 
 
 def front_policy(settings: HttpSettings) -> FrontPolicy:
-    """Return the front's policy: hosts are loopback's names, the address, and what was added."""
+    """Return the front's policy: hosts are loopback's names, the address, and what was added.
+
+    Keys are not held to a rate on loopback unless that was set.
+    """
     host = f"[{settings.host}]" if ":" in settings.host else settings.host.lower()
     names = LOOPBACK_HOSTS | {host} | {name.lower() for name in settings.hosts}
-    return FrontPolicy(hosts=frozenset(names), origins=frozenset(origin.lower() for origin in settings.origins))
+    rate = settings.requests_per_s
+    if rate is None:
+        rate = 0.0 if settings.uds or is_loopback(settings.host) else RATE_PER_S
+    origins = frozenset(origin.lower() for origin in settings.origins)
+    return FrontPolicy(hosts=frozenset(names), origins=origins, requests_per_s=rate)
 
 
 def listen(settings: HttpSettings) -> socket.socket:
@@ -116,9 +127,10 @@ def _bind_error(settings: HttpSettings, error: OSError) -> Conflict | Invalid:
 class _Uvicorn(uvicorn.Server):
     """uvicorn without its signal handlers: signals are the lifecycle's."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, connections: Connections) -> None:
         super().__init__(config)
         self.ready = asyncio.Event()
+        self._held = connections
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -130,6 +142,12 @@ class _Uvicorn(uvicorn.Server):
         await super().startup(sockets=sockets)
         self.ready.set()
 
+    async def on_tick(self, counter: int) -> bool:
+        """Look at the connections once a second; uvicorn asks ten times a second whether to end."""
+        if counter % TICKS == 0:
+            self._held.look(list(self.server_state.connections), asyncio.get_running_loop().time())
+        return await super().on_tick(counter)
+
 
 class Server:
     """A server that listens. `port` is the bound one (0 on a Unix socket)."""
@@ -137,7 +155,8 @@ class Server:
     def __init__(self, app: App, settings: HttpSettings, listener: socket.socket) -> None:
         self._app = app
         self._settings = settings
-        self._server = _Uvicorn(_config(app, settings))
+        connections = Connections(settings.head_s, settings.connections_per_address)
+        self._server = _Uvicorn(_config(app, settings, connections), connections)
         self._task = asyncio.create_task(self._server.serve(sockets=[listener]), name="http")
         self.port: int = 0 if settings.uds else listener.getsockname()[1]
 
@@ -171,11 +190,11 @@ class Server:
         await self._task
 
 
-def _config(app: App, settings: HttpSettings) -> uvicorn.Config:
+def _config(app: App, settings: HttpSettings, connections: Connections) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         loop="none",
-        http="httptools",
+        http=protocol_class(connections),
         ws="none",
         lifespan="off",
         log_config=None,

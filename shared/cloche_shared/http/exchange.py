@@ -18,7 +18,8 @@ class Exchange:
     """One request and what is known of its answer.
 
     `route` is the template of the path within its app (`/runs/{id}`), `position` what the caller has
-    seen, `wrote` the places (`stream@seq`) that this request wrote; `refused` is set by the front when
+    seen, `wrote` the places (`stream@seq`) that this request wrote; `accept` the media types that are
+    asked for where not any will do; `refused` is set by the front when
     it cuts the request short, `drain` is set when the server ends.
     """
 
@@ -28,6 +29,7 @@ class Exchange:
     method: str
     path: str
     position: str = ""
+    accept: bytes = b""
     principal: Principal | None = None
     project: str = ""
     route: str = ""

@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from cloche_shared.access import AccessTable, FailureGate
+from cloche_shared.access import AccessTable, FailureGate, KeyRates
 from cloche_shared.errors import ClocheError, Invalid, Throttled, TooLarge, Unauthenticated
 from cloche_shared.http.exchange import KEY, Exchange
 from cloche_shared.http.policy import BodyRule, FrontPolicy, HostCheck, media_type_error
@@ -86,6 +86,8 @@ class Front:
         self._note = parts.note
         self._crashed = parts.crashed
         self._gate = parts.gate or FailureGate(parts.clock.monotonic)
+        rate = parts.policy.requests_per_s
+        self._rates = KeyRates(parts.clock.monotonic, rate) if rate else None
         self._hosts = HostCheck(parts.policy)
         self._drain = parts.drain
 
@@ -190,6 +192,7 @@ class Front:
         trace_id, flags = (trace[1].decode(), trace[2].decode()) if trace else (own, "00")
         client = scope.get("client")
         position = headers.get(b"cloche-position", b"")
+        accept = headers.get(b"accept", b"")
         return Exchange(
             request_id=given.decode() if given is not None and _REQUEST_ID(given) else fresh,
             traceparent=f"00-{trace_id}-{own[16:]}-{flags}",
@@ -197,6 +200,7 @@ class Front:
             method=scope["method"],
             path=scope["path"],
             position=position.decode("latin-1") if len(position) <= MAX_POSITION_BYTES else "",
+            accept=b"" if b"*/*" in accept else accept,
             drain=self._drain,
         )
 
@@ -217,6 +221,13 @@ class Front:
             self._gate.failed(exchange.address)
             return _unauthenticated(given=bool(token))
         exchange.principal = principal
+        if self._rates is not None and (wait := self._rates.wait(principal.subject)) > 0:
+            return Throttled(
+                "rate_limited",
+                "This key asks for more than it may.",
+                todo="Wait, and send less at a time.",
+                extra={"retry_after": int(wait) + 1},
+            )
         return None
 
     def _body(
@@ -246,29 +257,55 @@ def _too_large(limit: int) -> TooLarge:
 
 
 class _Bounded:
-    """Counts a body's bytes as they arrive and cuts it off when it is too long or too slow."""
+    """Counts a body's bytes as they arrive and cuts it off when it is too long or too slow.
 
-    __slots__ = ("_exchange", "_more", "_receive", "_rule", "_seen")
+    Slow is what keeps us waiting: time in which nobody asks for the body is not the client's.
+    """
+
+    __slots__ = ("_exchange", "_more", "_receive", "_rule", "_seen", "_waited", "_window")
 
     def __init__(self, exchange: Exchange, rule: BodyRule, receive: Receive) -> None:
         self._exchange = exchange
         self._rule = rule
         self._receive = receive
         self._seen = 0
+        self._waited = 0.0
+        self._window = 0
         self._more = True
 
     async def __call__(self) -> Message:
         """Return the next message; a body that is cut off looks like a client that left."""
         if not self._more:
             return await self._receive()
+        idle = self._rule.idle_s
         try:
-            async with asyncio.timeout(self._rule.idle_s):
+            async with asyncio.timeout(idle) as patience:
                 message = await self._receive()
         except TimeoutError:
-            return self._cut(Invalid("slow_body", f"No byte of the body came for {self._rule.idle_s:g} s."))
-        self._seen += len(message.get("body", b""))
+            return self._cut(Invalid("slow_body", f"No byte of the body came for {idle:g} s."))
+        count = len(message.get("body", b""))
+        self._seen += count
+        self._window += count
         self._more = message.get("more_body", False)
-        return self._cut(_too_large(self._rule.limit)) if self._seen > self._rule.limit else message
+        if self._seen > self._rule.limit:
+            return self._cut(_too_large(self._rule.limit))
+        if self._more and self._drips(patience):
+            return self._cut(
+                Invalid("slow_body", f"The body came with less than {self._rule.rate:g} bytes per second.")
+            )
+        return message
+
+    def _drips(self, patience: asyncio.Timeout) -> bool:
+        """Whether too little came in the time that was spent waiting; looks once that is a whole window."""
+        idle = self._rule.idle_s
+        until = patience.when()
+        if until is not None:
+            self._waited += idle - (until - asyncio.get_running_loop().time())
+        if self._waited < idle:
+            return False
+        slow = self._window < self._waited * self._rule.rate
+        self._waited, self._window = 0.0, 0
+        return slow
 
     def _cut(self, error: ClocheError) -> Message:
         self._more = False

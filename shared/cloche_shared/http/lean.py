@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cloche_shared.http.caller import Action
 from cloche_shared.http.conditions import RequestKey, check_key, fingerprint_of
+from cloche_shared.http.exchange import exchange_of
 from cloche_shared.http.routes import StrictRoute
 from cloche_shared.http.strict_json import parse, read_body
 
@@ -55,6 +56,8 @@ class LeanRoute(StrictRoute):
 
     async def answer(self, request: Request) -> Response:
         """Answer a request."""
+        if accept := exchange_of(request).accept:
+            self.refuse_unaccepted(accept)
         caller = await self.guard(request)
         raw = await request.body()
         parse(raw)

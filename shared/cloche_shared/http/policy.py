@@ -29,14 +29,16 @@ _REMEMBERED_HOSTS: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class BodyRule:
-    """How large a body may be in bytes, which media types it may have, and how long it may pause in seconds.
+    """How large a body may be in bytes, which media types it may have, and how slowly it may come.
 
-    `media_types` None: any.
+    `media_types` None: any. `idle_s`: seconds without a byte. `rate`: bytes per second that it must come
+    with at least, over each `idle_s` that was spent waiting for it.
     """
 
     limit: int = MIB
     media_types: frozenset[str] | None = frozenset({"application/json"})
     idle_s: float = 30.0
+    rate: float = KIB
 
 
 UPLOAD: Final = BodyRule(limit=2 * GIB, media_types=None)
@@ -54,13 +56,17 @@ class RouteRule:
 
 @dataclass(frozen=True, slots=True)
 class FrontPolicy:
-    """Settings of the front. Hosts are names without a port; origins are whole (`https://ui.example`)."""
+    """Settings of the front. Hosts are names without a port; origins are whole (`https://ui.example`).
+
+    `requests_per_s` is what one key may ask for; 0: any.
+    """
 
     hosts: frozenset[str] = LOOPBACK_HOSTS
     origins: frozenset[str] = frozenset()
     body: BodyRule = BodyRule()
     routes: tuple[RouteRule, ...] = ()
     open_paths: frozenset[str] = OPEN_PATHS
+    requests_per_s: float = 0.0
 
     def body_rule(self, path: str) -> BodyRule:
         """Return the rule of a path: the first that matches, else the default."""
@@ -127,6 +133,20 @@ def media_type_error(header: bytes | None, rule: BodyRule) -> ClocheError | None
         "The body's media type is not taken here.",
         why=f"It must be {' or '.join(sorted(rule.media_types))}.",
         todo="Set the Content-Type header.",
+    )
+
+
+def accept_error(header: bytes, given: frozenset[str]) -> ClocheError | None:
+    """Return why a route that gives these media types cannot meet an Accept header, or None."""
+    wanted = {part.partition(";")[0].strip().lower() for part in header.decode("latin-1").split(",")} - {""}
+    ranges = {f"{media.partition('/')[0]}/*" for media in given}
+    if not wanted or not given or not wanted.isdisjoint(given | ranges | {"*/*"}):
+        return None
+    return Invalid(
+        "not_acceptable",
+        "The answer has none of the media types that the Accept header asks for.",
+        why=f"This route gives {' or '.join(sorted(given))}.",
+        todo="Ask for that, or leave the header out.",
     )
 
 

@@ -7,6 +7,8 @@ from fastapi import APIRouter, Request, Response
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
+from cloche_shared.http.exchange import exchange_of
+from cloche_shared.http.policy import accept_error
 from cloche_shared.http.problems import invalid_from, problem_responses
 from cloche_shared.http.strict_json import RawJson, parse
 
@@ -24,13 +26,21 @@ class _StrictRequest(Request):
 class StrictRoute(APIRoute):
     """A route whose JSON body is checked by `strict_json.parse` first."""
 
+    def refuse_unaccepted(self, accept: bytes) -> None:
+        """Raise `Invalid` (`not_acceptable`) before anything is done whose answer could not be read."""
+        refused = accept_error(accept, media_types_of(self))
+        if refused is not None:
+            raise refused
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return the handler: FastAPI's own behind the checks of query and body."""
+        """Return the handler: FastAPI's own behind the checks of Accept, query and body."""
         inner = super().get_route_handler()
         known = frozenset(_query_names(self.dependant))
         has_body = self.body_field is not None
 
         async def handler(request: Request) -> Response:
+            if accept := exchange_of(request).accept:
+                self.refuse_unaccepted(accept)
             if request.scope["query_string"]:
                 _refuse_unknown(request, known)
             if not has_body:
@@ -42,6 +52,16 @@ class StrictRoute(APIRoute):
             return await inner(strict)
 
         return handler
+
+
+def media_types_of(route: APIRoute) -> frozenset[str]:
+    """Return the media types of a route's good answers, as its document names them."""
+    kind = getattr(route.response_class, "value", route.response_class)
+    found = {kind.media_type.partition(";")[0]} if getattr(kind, "media_type", None) else set()
+    for status, told in route.responses.items():
+        if str(status).startswith("2"):
+            found |= {media.partition(";")[0] for media in told.get("content", ())}
+    return frozenset(found)
 
 
 def _query_names(dependant: Dependant) -> Iterator[str]:

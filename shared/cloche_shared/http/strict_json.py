@@ -1,14 +1,16 @@
 """Strict JSON: what parsers disagree about is refused before anything acts on it.
 
 Depth, number of values, duplicate names, integers that a double cannot hold, NaN, Infinity, lone
-surrogates (security rule 38). Duplicate names are found by counting: a text has at least one colon
-per member, so only a text with more colons than its parsed form has members needs a second look.
+surrogates, text that is not in Unicode's form C (security rule 38). Duplicate names are found by
+counting: a text has at least one colon per member, so only a text with more colons than its parsed
+form has members needs a second look.
 """
 
 import re
 from collections.abc import Hashable
 from functools import lru_cache
 from typing import Annotated, Final, TypeVar, cast
+from unicodedata import is_normalized
 
 import orjson
 from pydantic import GetCoreSchemaHandler, TypeAdapter, ValidationError
@@ -20,6 +22,8 @@ from cloche_shared.http.problems import invalid_from
 MAX_DEPTH: Final = 32
 MAX_VALUES: Final = 10_000
 MAX_INT: Final = 2**53
+MAX_STRING: Final = 256 * 1024
+"""Characters of one string; what is longer goes to `/files` as bytes."""
 
 _STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _LONG_INT: Final = re.compile(rb"(?<![\d.eE+])\d{17,}(?![\d.eE])")
@@ -31,6 +35,15 @@ def _malformed(why: str) -> Invalid:
 
 def _beyond(why: str) -> Invalid:
     return Invalid("invalid_field", "The body is over a limit of JSON.", why=why)
+
+
+def _two_spellings() -> Invalid:
+    return Invalid(
+        "invalid_field",
+        "A text in the body is not in Unicode's normal form C.",
+        why="Some letter in it has a second spelling, so that two texts that look the same would be two.",
+        todo="Normalise it to NFC.",
+    )
 
 
 def parse(raw: bytes) -> object:
@@ -46,6 +59,8 @@ def parse(raw: bytes) -> object:
     members, large = _measure(value)
     if large and _LONG_INT.search(_STRING.sub(b"", raw)):
         raise _beyond("An integer is beyond 2^53.")
+    if len(raw) > MAX_STRING or b"\\u" in raw or not raw.isascii():
+        _check_strings(value)
     if raw.count(b":") > members and _STRING.sub(b"", raw).count(b":") > members:
         raise _malformed("An object has the same name twice.")
     return value
@@ -77,6 +92,23 @@ def _measure(value: object) -> tuple[int, bool]:
             raise _beyond(f"It has more than {MAX_VALUES} values.")
         level = inner
     return members, large
+
+
+def _check_strings(value: object) -> None:
+    """Raise `Invalid` for a string that is too long or not in form C; two spellings of one text would be two texts."""
+    rest = [value]
+    while rest:
+        item = rest.pop()
+        if isinstance(item, dict):
+            rest.extend(item)
+            rest.extend(item.values())
+        elif isinstance(item, list):
+            rest.extend(item)
+        elif isinstance(item, str):
+            if len(item) > MAX_STRING:
+                raise _beyond(f"A string has more than {MAX_STRING} characters.")
+            if not is_normalized("NFC", item):
+                raise _two_spellings()
 
 
 class RawJson:
