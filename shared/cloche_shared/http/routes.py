@@ -56,8 +56,9 @@ class StrictRoute(APIRoute):
 
 def media_types_of(route: APIRoute) -> frozenset[str]:
     """Return the media types of a route's good answers, as its document names them."""
-    kind = getattr(route.response_class, "value", route.response_class)
-    found = {kind.media_type.partition(";")[0]} if getattr(kind, "media_type", None) else set()
+    kind: object = getattr(route.response_class, "value", route.response_class)
+    own = getattr(kind, "media_type", None)
+    found = {own.partition(";")[0]} if isinstance(own, str) else set()
     for status, told in route.responses.items():
         if str(status).startswith("2"):
             found |= {media.partition(";")[0] for media in told.get("content", ())}
