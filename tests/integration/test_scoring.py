@@ -455,48 +455,6 @@ async def test_switching_the_revision_under_load_drops_no_request(serve: Serve) 
     assert fresh.metrics.read().requests + former.metrics.read().requests == len(seen)
 
 
-async def test_workers_end_by_themselves_when_no_front_is_connected(tmp_path: Path) -> None:
-    (tmp_path / "score.py").write_text(ECHO)
-    with tempfile.TemporaryDirectory(prefix="cs-", dir="/tmp") as folder:
-        env = {**os.environ, "CLOCHE_SCORING_ORPHAN_SECONDS": "0.5"}
-        workers = ChildWorkers(Launch(sys.executable, tmp_path, "score.py", Path(folder), env))
-        process = await workers.start()
-        async with asyncio.timeout(10):
-            end = await process.ended()
-    assert end.detail == "exit code 0"
-
-
-async def test_living_workers_are_adopted_by_the_next_owner(tmp_path: Path) -> None:
-    (tmp_path / "score.py").write_text(ECHO)
-
-    class Left(ChildWorkers):
-        """Remembers what it started, as a supervisor does."""
-
-        started: list[_Child] = []  # noqa: RUF012  one per test
-
-        async def start(self) -> _Child:
-            self.started.append(await super().start())
-            return self.started[-1]
-
-        async def adopt(self) -> list[_Child]:
-            return list(self.started)
-
-    with tempfile.TemporaryDirectory(prefix="cs-", dir="/tmp") as folder:
-        workers = Left(Launch(sys.executable, tmp_path, "score.py", Path(folder), dict(os.environ)))
-        first = WorkerPool(workers, UnixConnector(), PoolSettings())
-        await first.start()
-        await first.ready()
-        pid = int(str(first.hello["pid"]))
-        await first.detach()
-        second = WorkerPool(workers, UnixConnector(), PoolSettings())
-        await second.start()
-        await second.ready()
-        assert second.hello["pid"] == pid
-        await second.stop()
-        with pytest.raises(ProcessLookupError):
-            os.kill(pid, signal.SIG_DFL)
-
-
 async def test_an_idle_worker_that_does_not_answer_is_replaced(serve: Serve) -> None:
     house = await serve(HANG, ping_every=0.1, ping_timeout=0.3)
     before = (await house.client.post(PATH, content=b"x")).json()

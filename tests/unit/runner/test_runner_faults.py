@@ -1,7 +1,6 @@
 """The runner through crashes, lost nodes and zombies."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -33,19 +32,6 @@ from tests.unit.runner_world import (
 )
 
 pytestmark = pytest.mark.looptime
-
-
-@pytest.fixture(params=[False, True], ids=["exclusive", "shared"])
-async def cluster(request: pytest.FixtureRequest) -> AsyncIterator[Cluster]:
-    made = Cluster(shared=request.param)
-    async with answering(made):
-        yield made
-
-
-@pytest.fixture
-async def client(cluster: Cluster) -> AsyncIterator[Client]:
-    async with replica(cluster) as made:
-        yield made
 
 
 # --- crashes

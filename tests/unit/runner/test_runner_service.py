@@ -1,7 +1,6 @@
 """The runner as its clients and the other services meet it: the whole way, bad input, endings, cancel."""
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -14,26 +13,12 @@ from tests.unit.runner_world import (
     GIB,
     Client,
     Cluster,
-    answering,
     facts_of,
     replica,
     sleeping,
 )
 
 pytestmark = pytest.mark.looptime
-
-
-@pytest.fixture(params=[False, True], ids=["exclusive", "shared"])
-async def cluster(request: pytest.FixtureRequest) -> AsyncIterator[Cluster]:
-    made = Cluster(shared=request.param)
-    async with answering(made):
-        yield made
-
-
-@pytest.fixture
-async def client(cluster: Cluster) -> AsyncIterator[Client]:
-    async with replica(cluster) as made:
-        yield made
 
 
 # --- the whole way

@@ -1,7 +1,6 @@
 """What callers can look at: why, log, metrics, outputs."""
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -9,25 +8,10 @@ from cloche_shared.adapters.memory_executor import Life
 from tests.unit.runner_world import (
     Client,
     Cluster,
-    answering,
-    replica,
     sleeping,
 )
 
 pytestmark = pytest.mark.looptime
-
-
-@pytest.fixture(params=[False, True], ids=["exclusive", "shared"])
-async def cluster(request: pytest.FixtureRequest) -> AsyncIterator[Cluster]:
-    made = Cluster(shared=request.param)
-    async with answering(made):
-        yield made
-
-
-@pytest.fixture
-async def client(cluster: Cluster) -> AsyncIterator[Client]:
-    async with replica(cluster) as made:
-        yield made
 
 
 # --- why, log, metrics, outputs
