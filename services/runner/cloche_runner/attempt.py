@@ -14,7 +14,7 @@ from typing import TypeVar
 from cloche_runner.domain import run_decisions as decisions
 from cloche_runner.domain.endings import NODES_FAULTS, Verdict, ended_at, judge, without_outputs
 from cloche_runner.domain.runs import Run, holder
-from cloche_runner.handlers import Core, read_manifest, service_origin
+from cloche_runner.handlers import Core, service_origin
 from cloche_runner.metering import Meter
 from cloche_runner.permit import Permit
 from cloche_runner.ports import AttemptFiles, AttemptPaths
@@ -177,7 +177,7 @@ class Attempt:
         )
 
     async def _checkout(self) -> Path:
-        manifest = await read_manifest(self._blobs, self._spec.snapshot)
+        manifest = await self._core.manifest(self.stream.project, self._spec.snapshot)
         return await self._parts.files.checkout(self.id, manifest, self._blobs)
 
     def _limits(self) -> Limits:

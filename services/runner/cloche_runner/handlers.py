@@ -5,7 +5,7 @@ import hashlib
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from pydantic import ValidationError
@@ -32,6 +32,8 @@ from cloche_shared.store.variables import check_variables
 
 SERVICE = "runner"
 KNOWN_SNAPSHOTS = 256
+KNOWN_MANIFESTS, SMALL_MANIFEST = 256, 1_000
+"""Manifests that are kept in memory, and the files of the largest of them."""
 MANIFEST_LIMIT = 64 * 1024 * 1024
 
 
@@ -63,10 +65,23 @@ class Core:
     random: Random
     settings: RunnerSettings
     board_is_truth: bool = False
+    manifests: OrderedDict[tuple[str, str], Manifest] = field(default_factory=OrderedDict)
 
     def space(self, project: str) -> Blobs:
         """Return the runner's blobs of a project."""
         return self.blobs.space(SERVICE, project)
+
+    async def manifest(self, project: str, digest: str) -> Manifest:
+        """Return a snapshot's manifest, read once for many runs of the same code. Raises as `read_manifest`."""
+        known = self.manifests.get((project, digest))
+        if known is None:
+            known = await read_manifest(self.space(project), digest)
+        if len(known.files) <= SMALL_MANIFEST:
+            self.manifests[project, digest] = known
+            self.manifests.move_to_end((project, digest))
+            if len(self.manifests) > KNOWN_MANIFESTS:
+                self.manifests.popitem(last=False)
+        return known
 
     def after(self, seconds: float) -> str:
         """Return the time in some seconds, for a record."""

@@ -25,6 +25,12 @@ from cloche_shared.ports.blobs import Blob
 CHUNK = 4 << 20
 """Bytes per file operation."""
 
+SMALL = 64 << 10
+"""Bytes that are hashed on the loop: that costs less than to ask a thread."""
+
+FEW = 4
+"""Blobs that are looked for on the loop, for the same reason; more are looked for in a thread."""
+
 YOUNG_SECONDS = 60.0
 """Seconds for which a file below `tmp` is left alone, locked or not."""
 
@@ -130,21 +136,35 @@ class FileBlobs:
         return self._root / "sha256" / name[:2] / name
 
     async def put(self, chunks: AsyncIterable[bytes], *, digest: str | None = None, limit: int | None = None) -> Blob:
+        pieces = _gathered(chunks, limit)
+        first = await anext(pieces, b"")
+        if len(first) < CHUNK:
+            return await self._put_whole(first, digest)
         upload = await asyncio.to_thread(_Upload, self)
         try:
-            async for data in _gathered(chunks, limit):
+            await asyncio.to_thread(upload.write, first)
+            async for data in pieces:
                 await asyncio.to_thread(upload.write, data)
             return await asyncio.to_thread(upload.finish, digest)
         finally:
             upload.close()
 
     async def put_bytes(self, data: bytes) -> Blob:
-        return await asyncio.to_thread(self._put_bytes, data)
+        return await self._put_whole(data, None)
 
-    def _put_bytes(self, data: bytes) -> Blob:
-        digest = "sha256:" + hashlib.sha256(data).hexdigest()
-        if self.path(digest).exists():
-            return Blob(digest, len(data))
+    async def _put_whole(self, data: bytes, digest: str | None) -> Blob:
+        if len(data) <= SMALL:
+            found = _digest_of(data)
+            if digest in (None, found) and self._size(found) is not None:
+                return Blob(found, len(data))
+        return await asyncio.to_thread(self._put_bytes, data, digest)
+
+    def _put_bytes(self, data: bytes, digest: str | None) -> Blob:
+        found = _digest_of(data)
+        if digest not in (None, found):
+            raise digest_mismatch(digest, found)
+        if self._size(found) is not None:
+            return Blob(found, len(data))
         upload = _Upload(self)
         try:
             upload.write(data)
@@ -196,28 +216,29 @@ class FileBlobs:
             if os.fstat(file).st_size > limit:
                 raise over_limit(limit)
             data = stream.read()
-        if "sha256:" + hashlib.sha256(data).hexdigest() != digest:
+        if _digest_of(data) != digest:
             raise blob_corrupt(digest)
         return data
 
     async def size(self, digest: str) -> int | None:
-        return await asyncio.to_thread(self._size, digest)
+        return self._size(digest)
 
     def _size(self, digest: str) -> int | None:
         try:
-            return self.path(digest).stat().st_size
+            return os.stat(self.path(digest)).st_size  # noqa: PTH116 - as the loop calls it, without pathlib's detour
         except FileNotFoundError:
             return None
 
     async def missing(self, digests: list[str]) -> list[str]:
-        return await asyncio.to_thread(lambda: [digest for digest in digests if self._size(digest) is None])
+        found = await self.sizes(digests)
+        return [digest for digest in digests if digest not in found]
 
     async def sizes(self, digests: Collection[str]) -> dict[str, int]:
         def look() -> dict[str, int]:
             found = ((digest, self._size(digest)) for digest in digests)
             return {digest: size for digest, size in found if size is not None}
 
-        return await asyncio.to_thread(look)
+        return look() if len(digests) <= FEW else await asyncio.to_thread(look)
 
     async def delete(self, digest: str) -> None:
         path = self.path(digest)
@@ -226,6 +247,10 @@ class FileBlobs:
 
     async def file(self, digest: str) -> Path | None:
         return self.path(digest) if await self.size(digest) is not None else None
+
+
+def _digest_of(data: bytes) -> str:
+    return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
 async def _gathered(chunks: AsyncIterable[bytes], limit: int | None) -> AsyncIterator[bytes]:

@@ -3,12 +3,12 @@
 import asyncio
 import os
 import re
-import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from cloche_runner.ports import AttemptPaths
+from cloche_shared.adapters.removal import remove_folder
 from cloche_shared.contracts.files import FileEntry
 from cloche_shared.errors import Internal
 from cloche_shared.ports.blobs import Blobs
@@ -39,10 +39,13 @@ class LocalAttemptFiles:
         return paths
 
     async def journal(self, attempt_id: str, offset: int, limit: int) -> bytes:
-        return await asyncio.to_thread(_read, self._folder(attempt_id) / _FILE, offset, limit)
+        path = self._folder(attempt_id) / _FILE
+        return await asyncio.to_thread(_read, path, offset, limit) if _is_there(path) else b""
 
     async def uploads(self, attempt_id: str, blobs: Blobs) -> list[FileEntry]:
         folder = self._folder(attempt_id) / "uploads"
+        if not _is_there(folder):
+            return []
         found = await asyncio.to_thread(lambda: list(_regular_files(folder)))
         entries, faults = [], []
         for name, path, executable in found:
@@ -59,16 +62,26 @@ class LocalAttemptFiles:
         return entries
 
     async def discard(self, attempt_id: str) -> None:
-        await asyncio.to_thread(shutil.rmtree, self._folder(attempt_id), True)  # noqa: FBT003 - rmtree's ignore_errors
+        await asyncio.to_thread(remove_folder, self._folder(attempt_id))
 
     async def present(self) -> list[str]:
         return await asyncio.to_thread(_names, self._root)
 
 
 def _make(folder: Path, paths: AttemptPaths) -> None:
-    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for path in (folder, paths.uploads, paths.home, paths.tmp):
+    """Make the folders that a script finds; that of its uploads is made by the first of them."""
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except FileNotFoundError:
+        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+    for path in (paths.home, paths.tmp):
         path.mkdir(mode=0o700, exist_ok=True)
+
+
+def _is_there(path: Path) -> bool:
+    """Look on the loop: most scripts log nothing, and a thread costs more than the look."""
+    return os.path.lexists(path)
 
 
 def _read(path: Path, offset: int, limit: int) -> bytes:

@@ -49,8 +49,9 @@ class LocalExecutor:
     async def forget(self, process_id: str) -> None:
         folder = folders.place(self._root, process_id)
         async with self._locks[process_id]:
-            ended = await asyncio.to_thread(_ended, folder)
-            if not ended:
+            process = self._known.get(process_id)
+            has_ended = process is not None and process.has_ended
+            if not has_ended and not await asyncio.to_thread(_ended, folder):
                 raise Conflict(
                     "process_lives",
                     f"The process {process_id} cannot be forgotten.",

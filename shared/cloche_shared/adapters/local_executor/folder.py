@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import cast
 
 from cloche_runtime import procfs
+from cloche_shared.adapters.removal import remove_folder
 from cloche_shared.errors import Invalid
 from cloche_shared.ports.executor import Exit, ProcessSpec
 
@@ -174,7 +175,7 @@ def remove(folder: Path) -> None:
     gone = folder.with_name(f".gone-{folder.name}-{time.monotonic_ns()}")
     with suppress(FileNotFoundError):
         folder.rename(gone)
-    shutil.rmtree(gone, ignore_errors=True)
+        remove_folder(gone)
 
 
 def tidy(root: Path) -> None:

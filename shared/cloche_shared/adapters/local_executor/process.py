@@ -14,6 +14,7 @@ from cloche_shared.adapters.local_executor import folder as folders
 from cloche_shared.ports.executor import Exit, LogChunk
 
 _CHUNK = 256 * 1024
+_SMALL = 64 * 1024  # bytes of a log that are read on the loop
 _AGAIN = 0.05  # seconds before a lost connection to a living supervisor is tried again, at first
 _SELDOM = 2.0  # and at most
 
@@ -45,6 +46,11 @@ class LocalProcess:
     @property
     def pid(self) -> int:
         return self._pid
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether its end is known: written down, and none of it lives."""
+        return self._exit is not None
 
     def attend(self, connection: socket.socket | None) -> None:
         """Begin to listen to the supervisor, over a fresh connection or by connecting to its socket."""
@@ -79,14 +85,22 @@ class LocalProcess:
             self._send({"do": "follow"})
         while True:
             changed, ended = self._changed, self._exit is not None
-            data = await asyncio.to_thread(folders.read_log, self._folder, offset, _CHUNK)
+            data = await self._read_log(offset)
             if data:
                 yield LogChunk(offset, data)
                 offset += len(data)
-            elif ended or not follow:
+                if not ended or offset < self._size:
+                    continue
+            if ended or not follow:
                 return
-            elif self._size <= offset:
+            if self._size <= offset:
                 await changed.wait()
+
+    async def _read_log(self, offset: int) -> bytes:
+        if self._exit is not None and self._size - offset <= _SMALL:
+            # what is left was just written: the kernel has it at hand, a thread costs more
+            return folders.read_log(self._folder, offset, _CHUNK)
+        return await asyncio.to_thread(folders.read_log, self._folder, offset, _CHUNK)
 
     async def leave(self) -> None:
         """Stop listening; the group lives on."""

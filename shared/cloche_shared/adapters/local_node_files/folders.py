@@ -9,7 +9,7 @@ import stat
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
-from cloche_shared.adapters.local_node_files.store import remove_tree
+from cloche_shared.adapters.removal import remove_folder
 from cloche_shared.blobs.errors import disk_error
 from cloche_shared.contracts.files import FileEntry, Manifest
 from cloche_shared.errors import Failed, Invalid, NotFound
@@ -19,6 +19,8 @@ from cloche_shared.store.paths import check_manifest, check_path, path_fault
 
 CHUNK = 1 << 20
 AT_ONCE = 8
+FEW = 16
+"""Files of a snapshot that one thread writes."""
 MAX_FILES = 100_000
 
 _WORK_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
@@ -41,24 +43,32 @@ class Folders:
         check_manifest(snapshot)
         path = self.path(work_id)
         try:
-            await asyncio.to_thread(_prepare, path, snapshot)
-            slots = asyncio.Semaphore(AT_ONCE)
-            errors = await asyncio.gather(
-                *(self._write(path, entry, blobs, slots) for entry in snapshot.files), return_exceptions=True
-            )
-            for error in errors:
-                if error is not None:
-                    raise error
+            if len(snapshot.files) <= FEW:
+                sources = [await blobs.file(entry.digest) for entry in snapshot.files]
+                if None not in sources:
+                    await asyncio.to_thread(_write_few, path, snapshot, sources)
+                    return path
+            await self._write_all(path, snapshot, blobs)
         except NotFound as error:
             raise Failed(error.code, "A file of the snapshot is missing.", todo="Submit it again.") from error
         except OSError as error:
             raise _failed(error) from error
         return path
 
+    async def _write_all(self, path: Path, snapshot: Manifest, blobs: Blobs) -> None:
+        await asyncio.to_thread(_prepare, path, snapshot)
+        slots = asyncio.Semaphore(AT_ONCE)
+        errors = await asyncio.gather(
+            *(self._write(path, entry, blobs, slots) for entry in snapshot.files), return_exceptions=True
+        )
+        for error in errors:
+            if error is not None:
+                raise error
+
     async def _write(self, root: Path, entry: FileEntry, blobs: Blobs, slots: asyncio.Semaphore) -> None:
         async with slots:
             target = root / entry.path
-            mode = 0o755 if entry.executable else 0o644
+            mode = _mode_of(entry)
             source = await blobs.file(entry.digest)
             if source is not None:
                 await asyncio.to_thread(_copy, source, target, mode)
@@ -78,7 +88,8 @@ class Folders:
             check_path(folder, pointer="/folders")
         entries: list[FileEntry] = []
         faults: list[str] = []
-        for path in await asyncio.to_thread(_found, root, folders, faults):
+        there = _there(root, folders)
+        for path in await asyncio.to_thread(_found, root, there, faults) if there else ():
             try:
                 entry = await _store(root, path, blobs)
             except (TimeoutError, ConnectionError):
@@ -93,7 +104,7 @@ class Folders:
 
     async def discard(self, work_id: str) -> None:
         """Remove a working folder."""
-        await asyncio.to_thread(remove_tree, self.path(work_id))
+        await asyncio.to_thread(remove_folder, self.path(work_id))
 
 
 def _failed(error: OSError) -> Failed:
@@ -102,10 +113,25 @@ def _failed(error: OSError) -> Failed:
 
 
 def _prepare(root: Path, snapshot: Manifest) -> None:
-    remove_tree(root)
-    root.mkdir(mode=0o700, parents=True)
+    remove_folder(root)
+    try:
+        root.mkdir(mode=0o700)
+    except FileNotFoundError:
+        root.mkdir(mode=0o700, parents=True)
     for parent in sorted({posixpath.dirname(entry.path) for entry in snapshot.files} - {""}):
         (root / parent).mkdir(mode=0o755, parents=True, exist_ok=True)
+
+
+def _write_few(root: Path, snapshot: Manifest, sources: Sequence[Path | None]) -> None:
+    """Write a small snapshot in one go: to ask a thread costs more than to copy a file."""
+    _prepare(root, snapshot)
+    for entry, source in zip(snapshot.files, sources, strict=True):
+        if source is not None:
+            _copy(source, root / entry.path, _mode_of(entry))
+
+
+def _mode_of(entry: FileEntry) -> int:
+    return 0o755 if entry.executable else 0o644
 
 
 def _copy(source: Path, target: Path, mode: int) -> None:
@@ -118,6 +144,11 @@ def _copy(source: Path, target: Path, mode: int) -> None:
 
 def _fault(path: str, error: OSError) -> str:
     return f"{path}: {error.strerror or type(error).__name__}"
+
+
+def _there(root: Path, folders: Sequence[str]) -> list[str]:
+    """Return which folders there are. It runs on the loop: most runs leave none, and a thread costs more."""
+    return [folder for folder in folders if os.path.lexists(root / folder)]
 
 
 def _found(root: Path, folders: Sequence[str], faults: list[str]) -> list[str]:
