@@ -139,8 +139,13 @@ class Log:
             return None
         moment = self._clock.now().isoformat(timespec="milliseconds").replace("+00:00", "Z")
         whole = {"ts": moment, "level": level, "service": self._service, "action": action, "msg": msg}
-        scrubbed = self.scrubber.any({**whole, **self._bound, **members})
-        return self._render(scrubbed if isinstance(scrubbed, dict) else whole)
+        text, scrub = self.scrubber.text, self.scrubber.any
+        # the members' names are our own
+        scrubbed = {
+            name: text(value) if type(value) is str else scrub(value)
+            for name, value in (whole | self._bound | members).items()
+        }
+        return self._render(scrubbed)
 
     def say(self, level: Level, action: str, msg: str = "", **members: object) -> None:
         """Write one line."""

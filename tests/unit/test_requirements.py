@@ -1,6 +1,8 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from cloche_shared.contracts.definition import Definition, PipOptions, PythonSection
 from cloche_shared.errors import Invalid
@@ -156,3 +158,17 @@ def test_any_text_is_parsed_or_refused(text: str) -> None:
     except Invalid:
         return
     assert all(normalise_requirement(line) == line for line in requirements)
+
+
+@given(
+    st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,5}[A-Za-z0-9])?", fullmatch=True),
+    st.sampled_from(["", "==", "!=", "<=", ">=", "<", ">", "~="]),
+    st.from_regex(r"[0-9]{1,3}(\.[0-9]{1,3}){1,3}", fullmatch=True),
+)
+def test_a_plain_line_reads_as_the_parser_reads_it(name: str, operator: str, version: str) -> None:
+    line = f"{name}{operator}{version}" if operator else name
+    parsed = Requirement(line)
+    assert normalise_requirement(line) == f"{canonicalize_name(parsed.name)}{parsed.specifier}"
+    # a space keeps it from being plain
+    spaced = f"{name} {operator}{version}" if operator else f"{name} "
+    assert normalise_requirement(spaced) == normalise_requirement(line)

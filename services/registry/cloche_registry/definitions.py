@@ -38,7 +38,7 @@ def candidate(definition: Definition, recipe: Recipe, *, created_at: str, create
         raise below(error, "/definition") from None
     python = checked.python.version or recipe.default_python
     digest = definition_hash(checked, platform=recipe.platform, default_python=recipe.default_python)
-    return EnvironmentVersion.model_construct(
+    return EnvironmentVersion(
         definition=checked, definition_hash=digest, python=python, created_at=created_at, created_by=created_by
     )
 

@@ -5,7 +5,6 @@ import secrets
 import time
 from base64 import urlsafe_b64encode
 from collections.abc import Callable
-from uuid import UUID
 
 _COUNTER_BITS = 74
 
@@ -31,7 +30,8 @@ class _Uuid7:
             if self._counter >> _COUNTER_BITS:
                 self._at, self._counter = self._at + 1, self._bits(_COUNTER_BITS - 1)
         high, low = self._counter >> 62, self._counter & ((1 << 62) - 1)
-        return str(UUID(int=self._at << 80 | 0x7 << 76 | high << 64 | 0b10 << 62 | low))
+        digits = f"{self._at << 80 | 0x7 << 76 | high << 64 | 0b10 << 62 | low:032x}"
+        return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 class SystemRandom:

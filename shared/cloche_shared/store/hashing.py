@@ -5,11 +5,11 @@ scheme never changes under its name: another scheme is `e2` (docs/explanation/en
 """
 
 import hashlib
-import json
 import unicodedata
 from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit, urlunsplit
 
+import orjson
 from packaging.utils import canonicalize_name
 from pydantic import BaseModel
 
@@ -20,7 +20,6 @@ from cloche_shared.store.requirements import normalise_requirement
 Json = Mapping[str, "Json"] | Sequence["Json"] | str | int | bool | None
 
 SCHEME = "e1"
-_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 RECIPE = 1
 """Version of how an environment is made from a lock; another recipe means other bytes."""
 
@@ -37,9 +36,9 @@ def _nfc(value: object) -> object:
 
 def canonical_json(value: Json) -> bytes:
     """Return the one JSON text of a value: sorted keys, no whitespace, UTF-8, NFC, no floats."""
-    text = _ENCODER.encode(value)
+    text = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
     # what is ASCII is NFC already
-    return text.encode() if text.isascii() else _ENCODER.encode(_nfc(value)).encode()
+    return text if text.isascii() else orjson.dumps(_nfc(value), option=orjson.OPT_SORT_KEYS)
 
 
 def sha256_digest(data: bytes) -> str:

@@ -43,6 +43,11 @@ _NAMES = frozenset({"--no-binary", "--only-binary"})
 _PACKAGE = re.compile(r":all:|:none:|[A-Za-z0-9]([A-Za-z0-9._-]{0,254}[A-Za-z0-9])?")
 _NO_URL = re.compile(r"[^\x21-\x7e]|[\"<>\\^`{|}]")
 _SHORT = {"-i": "--index-url"}
+_PLAIN = re.compile(
+    r"([A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?)"
+    r"((?:==|!=|<=|>=|<|>)[0-9]{1,18}(?:\.[0-9]{1,18}){0,8}|~=[0-9]{1,18}(?:\.[0-9]{1,18}){1,8})?"
+)
+"""A name and one release number at most: what most lines are, and what needs no parser."""
 
 
 class _FaultError(Exception):
@@ -189,6 +194,8 @@ def normalise_requirement(line: str) -> str:
 @lru_cache(maxsize=REMEMBERED)
 def _normalise(line: str) -> str:
     """Remembered, because a definition's lines are normalised when it is checked and when it is hashed."""
+    if plain := _PLAIN.fullmatch(line):
+        return canonicalize_name(plain[1]) + (plain[2] or "")
     if len(line) > MAX_LENGTH or line.count("(") > MAX_PARENTHESES:
         raise _FaultError("invalid_requirement", f"a requirement has {MAX_LENGTH} characters and is nested little.")
     if line.startswith("-"):
@@ -288,7 +295,10 @@ def check_definition(definition: Definition) -> Definition:
     if violations:
         raise _invalid(violations[:MAX_VIOLATIONS])
     check_indexes(definition.python.pip_options, pointer="/python/pip_options")
-    section = definition.python.model_copy(update={"pip": tuple(dict.fromkeys(lines))})
+    pip = tuple(dict.fromkeys(lines))
+    if pip == definition.python.pip:
+        return definition
+    section = definition.python.model_copy(update={"pip": pip})
     return definition.model_copy(update={"python": section})
 
 

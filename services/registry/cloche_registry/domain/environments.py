@@ -70,23 +70,28 @@ class Environment(BaseModel):
 
 def evolve(state: Environment, fact: Fact) -> Environment:
     """Return the state after a fact."""
-    update: dict[str, object] = {"changes": state.changes + 1}
     if isinstance(fact, EnvironmentRegistered):
-        version = EnvironmentVersion.model_construct(
-            definition=fact.definition,
-            definition_hash=fact.definition_hash,
-            python=fact.python,
-            created_at=fact.created_at,
-            created_by=fact.created_by,
-        )
-        update["versions"] = (*state.versions, version)
-    elif isinstance(fact, EnvironmentLabeled):
-        update["labels"] = _relabeled(state.labels, fact.label, fact.environment_version)
-    elif isinstance(fact, EnvironmentArchived | EnvironmentRestored):
-        update["archived"] = isinstance(fact, EnvironmentArchived)
-    elif isinstance(fact, EnvironmentDeleted):
-        update["deleted"] = True
-    return state.model_copy(update=update)
+        return _changed(state, versions=(*state.versions, _version(fact)))
+    if isinstance(fact, EnvironmentLabeled):
+        return _changed(state, labels=_relabeled(state.labels, fact.label, fact.environment_version))
+    if isinstance(fact, EnvironmentArchived | EnvironmentRestored):
+        return _changed(state, archived=isinstance(fact, EnvironmentArchived))
+    return _changed(state, deleted=state.deleted or isinstance(fact, EnvironmentDeleted))
+
+
+def _version(fact: EnvironmentRegistered) -> EnvironmentVersion:
+    """Return the version that a fact registered."""
+    return EnvironmentVersion(
+        definition=fact.definition,
+        definition_hash=fact.definition_hash,
+        python=fact.python,
+        created_at=fact.created_at,
+        created_by=fact.created_by,
+    )
+
+
+def _changed(state: Environment, **update: object) -> Environment:
+    return state.model_copy(update={"changes": state.changes + 1, **update})
 
 
 def _relabeled(labels: Mapping[str, int], label: str, version: int | None) -> dict[str, int]:
@@ -167,7 +172,7 @@ def decide_register(state: Environment, name: str, candidate: EnvironmentVersion
 
 
 def _registered(number: int, candidate: EnvironmentVersion) -> EnvironmentRegistered:
-    return EnvironmentRegistered.model_construct(
+    return EnvironmentRegistered(
         environment_version=number,
         definition=candidate.definition,
         definition_hash=candidate.definition_hash,
