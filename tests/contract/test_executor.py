@@ -1,4 +1,4 @@
-"""What every executor promises, on real processes and on the simulated machine."""
+"""What every executor promises: on real processes, over a socket, and on the simulated machine."""
 
 import asyncio
 import sys
@@ -10,10 +10,12 @@ import pytest
 
 from cloche_shared.adapters.local_executor import LocalExecutor
 from cloche_shared.adapters.memory_executor import CannotStart, Life, MemoryExecutor, MemoryMachine, Program
+from cloche_shared.adapters.socket_executor import SocketExecutor
+from cloche_shared.adapters.socket_executor.server import Rules, Server
 from cloche_shared.errors import Conflict
 from cloche_shared.ports.executor import Limits, LogChunk, Process, ProcessSpec
 
-AnyExecutor = MemoryExecutor | LocalExecutor
+AnyExecutor = MemoryExecutor | LocalExecutor | SocketExecutor
 
 
 async def _exits_3(life: Life) -> int:
@@ -95,17 +97,23 @@ class Stage:
         return ProcessSpec(f"p-{program}", "owner", argv, self.cwd, {"PROGRAM": program}, limits or Limits(), redact)
 
 
-@pytest.fixture(params=["memory", "local"])
+@pytest.fixture(params=["memory", "local", "socket"])
 async def stage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Stage]:
     machine = MemoryMachine(lambda spec: PROGRAMS.get(spec.env["PROGRAM"], (_is_no_program, ""))[0])
+    server = Server(Rules(tmp_path / "executor.sock", tmp_path / "executor"))
     executors: list[AnyExecutor] = []
+    kinds: Mapping[str, Callable[[], AnyExecutor]] = {
+        "memory": lambda: MemoryExecutor(machine),
+        "local": lambda: LocalExecutor(tmp_path / "executor"),
+        "socket": lambda: SocketExecutor(tmp_path / "executor.sock", "owner"),
+    }
 
     def make() -> AnyExecutor:
-        local = request.param == "local"
-        executor = LocalExecutor(tmp_path / "executor") if local else MemoryExecutor(machine)
-        executors.append(executor)
-        return executor
+        executors.append(kinds[request.param]())
+        return executors[-1]
 
+    if request.param == "socket":
+        await server.start()
     yield Stage(make, tmp_path)
     last = make()
     for process in await last.adopt("owner"):
@@ -113,6 +121,8 @@ async def stage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         await process.wait()
     for executor in executors:
         await executor.close()
+    if request.param == "socket":
+        await server.stop(5.0)
 
 
 @pytest.fixture

@@ -28,7 +28,9 @@ class ProcessSpec:
 
     `id` is ours (`[a-z0-9-]+`), never a user's text; it names the folder of its spool. `argv` is
     started without a shell, with exactly `env`, in `cwd`. `owner` says which service it belongs to.
-    `redact` are secret values that are masked before the log is spooled.
+    `redact` are secret values that are masked before the log is spooled. `writes` are folders that the
+    group writes to besides `cwd`: where it has a user of its own, they are opened to the service's once
+    it has ended.
     """
 
     id: str
@@ -38,6 +40,7 @@ class ProcessSpec:
     env: Mapping[str, str]
     limits: Limits = field(default_factory=Limits)
     redact: Sequence[str] = ()
+    writes: Sequence[Path] = ()
 
 
 Ending = Literal["exited", "signaled", "deadline", "canceled", "out_of_memory", "orphaned", "not_started", "lost"]

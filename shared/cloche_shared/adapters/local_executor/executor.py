@@ -65,11 +65,15 @@ class LocalExecutor:
             await asyncio.to_thread(folders.remove, folder)
         self._locks.pop(process_id, None)
 
-    async def close(self) -> None:
-        """Let go of everything: the nursery ends, the groups live on for the next owner."""
+    async def let_go(self) -> None:
+        """Let go of the groups: they live on for the next owner, who may come to this executor."""
         for process in list(self._known.values()):
             await process.leave()
         self._known.clear()
+
+    async def close(self) -> None:
+        """Let go of everything, the nursery included."""
+        await self.let_go()
         await self._nursery.close()
 
     async def _prepare(self) -> None:

@@ -55,6 +55,7 @@ def create(folder: Path, spec: ProcessSpec) -> bool:
         "env": dict(spec.env),
         "limits": asdict(spec.limits),
         "redact": list(spec.redact),
+        "writes": [str(one) for one in spec.writes],
     }
     fd = os.open(fresh / "spec.json", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(fd, "wb") as file:
@@ -70,6 +71,24 @@ def owner_of(folder: Path) -> str | None:
     """Return whose group this is, None when the folder is not one."""
     document = _read(folder / "spec.json")
     return None if document is None else str(document["owner"])
+
+
+def writes_of(folder: Path) -> list[Path]:
+    """Return the folders that the group writes to."""
+    document = _read(folder / "spec.json") or {}
+    texts = [document.get("cwd"), *cast("list[object]", document.get("writes") or [])]
+    return [Path(one) for one in texts if isinstance(one, str)]
+
+
+def tell_to_end(folder: Path) -> None:
+    """Have the supervisor end its group as lost, as when the machine goes down; the dead need no word."""
+    found = _read(folder / "state.json")
+    if found is None or found["boot"] != procfs.boot_id():
+        return
+    pid, start = cast("list[int]", found["supervisor"])
+    with suppress(ProcessLookupError):
+        if procfs.start_time(pid) == start:
+            os.kill(pid, signal.SIGTERM)
 
 
 def state_of(folder: Path) -> State | None:
