@@ -31,7 +31,20 @@ def test_ordinary_indexes_may_be_named(url: str) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["https://a b/simple", "https://a/\tsimple", "https://a/${HOME}", "https://a\\b/", "ftp://a/", "https://:80/"],
+    [
+        "http://2852039166/",
+        "http://0xa9.0xfe.0xa9.0xfe/",
+        "http://127.1/",
+        "http://%31%36%39.254.169.254/",
+        "http://\uff11\uff16\uff19.254.169.254/",
+        "http://169.254.43518/",
+        "https://a b/simple",
+        "https://a/\tsimple",
+        "https://a/${HOME}",
+        "https://a\\b/",
+        "ftp://a/",
+        "https://:80/",
+    ],
 )
 def test_what_is_no_address_is_refused(url: str) -> None:
     assert refused(url) == "invalid_index"

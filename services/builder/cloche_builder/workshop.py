@@ -13,7 +13,7 @@ from cloche_shared.store.artefacts import Sources, Stage, fetch, make_lock
 from cloche_shared.store.hashing import lock_bytes
 
 OWNER = "builder"
-_GONE = frozenset({"package_not_found", "hash_mismatch"})
+_GONE = frozenset({"package_not_found", "hash_mismatch", "url_not_allowed"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,15 +129,18 @@ def _resolution(lock: Lock, absent: list[Artefact], definition: Definition) -> R
         )
         for artefact in absent
     )
-    return Resolution(lock.python, "", lock.platform, choices, lock.pylock)
+    return Resolution(lock.python, "", lock.platform, choices, lock.pylock, tuple(_indexes(definition)))
 
 
 def _users(definition: Definition) -> dict[str, str]:
     """Return the credentials in index addresses, by host: a lock holds none."""
-    options = definition.python.pip_options
-    urls = [url for url in (options.index_url, *options.extra_index_urls) if url is not None]
-    parts = [urlsplit(url).netloc.rpartition("@") for url in urls]
+    parts = [urlsplit(url).netloc.rpartition("@") for url in _indexes(definition)]
     return {host.lower(): user for user, at, host in parts if at}
+
+
+def _indexes(definition: Definition) -> list[str]:
+    options = definition.python.pip_options
+    return [url for url in (options.index_url, *options.extra_index_urls) if url is not None]
 
 
 def _with_user(url: str, users: dict[str, str]) -> str:

@@ -214,6 +214,7 @@ class MemoryIndexHttp:
         *,
         headers: Mapping[str, str] | None = None,  # noqa: ARG002 - every caller is answered alike
         timeout: float = 60.0,  # noqa: ARG002, ASYNC109 - the port's parameter; answers come at once
+        beside: Sequence[str] = (),  # noqa: ARG002 - there is no network
     ) -> AsyncIterator[HttpAnswer]:
         data = self._resolver.content(url.removeprefix(BASE))
         yield HttpAnswer(404 if data is None else 200, {}, _once(data or b""))

@@ -20,6 +20,7 @@ import uv
 from packaging.utils import InvalidSdistFilename, parse_sdist_filename
 
 from cloche_shared.adapters import uv_guard
+from cloche_shared.adapters.host_check import any_near
 from cloche_shared.adapters.interpreters import Interpreter, Interpreters, not_available, probe
 from cloche_shared.adapters.leftovers import Tidied
 from cloche_shared.contracts.definition import Definition, PipOptions
@@ -172,6 +173,9 @@ class UvResolver:
         http_seconds: int = HTTP_SECONDS,
         package: str | None = None,
     ) -> _Finished:
+        # uv resolves names itself afterwards: a name that answers differently then is the operator's
+        # network to guard, or `registry.allowed_indexes`
+        await any_near(indexes)
         environment = self._environment(indexes, http_seconds)
         process = await asyncio.create_subprocess_exec(
             *_GUARD,

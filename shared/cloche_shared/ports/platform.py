@@ -43,11 +43,20 @@ class Http(Protocol):
     """An HTTP client for downloads from package indexes and for calls between nodes."""
 
     def get(
-        self, url: str, *, headers: Mapping[str, str] | None = None, timeout: float = 60.0
+        self,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeout: float = 60.0,
+        beside: Sequence[str] = (),
     ) -> AbstractAsyncContextManager[HttpAnswer]:
         """Send GET and follow redirects. `timeout` bounds each read, in seconds.
 
-        Raises `Unavailable` (code `unreachable`) when no answer comes.
+        Only hosts are asked whose addresses are all global, after each redirect too; where one of the
+        addresses in `beside`, which somebody was allowed to name, is in our own network, the file may be
+        there as well. Addresses where machines find their own credentials are never asked.
+
+        Raises `Unavailable` (code `unreachable`) when no answer comes, `Failed` (code `url_not_allowed`).
         """
 
 

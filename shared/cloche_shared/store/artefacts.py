@@ -6,7 +6,7 @@ to `ready`, which unpacks and compiles it. Only ports are used here.
 
 import asyncio
 import posixpath
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from cloche_shared.contracts.definition import Artefact, Lock
@@ -48,7 +48,7 @@ class Sources:
 async def fetch(resolution: Resolution, sources: Sources, *, ready: Ready | None = None) -> tuple[Artefact, ...]:
     """Return the artefacts of a resolution, by name; all of them are stored then.
 
-    Raises `Failed` (code `index_auth`, `unreachable`, `hash_mismatch`, `package_not_found`, or those
+    Raises `Failed` (code `index_auth`, `unreachable`, `hash_mismatch`, `package_not_found`, `url_not_allowed`, or those
     of `Resolver.build_wheel`); `extra["package"]` names the package.
     """
     slots = asyncio.Semaphore(AT_ONCE)
@@ -72,7 +72,7 @@ async def _one(
     resolution: Resolution, choice: Choice, sources: Sources, slots: asyncio.Semaphore, ready: Ready | None
 ) -> Artefact:
     async with slots:
-        blob = await _download(choice, sources)
+        blob = await _download(choice, sources, resolution.indexes)
     await sources.say(f"Downloaded {choice.filename} ({_readable(blob.size)})")
     if choice.kind == "wheel":
         artefact = _artefact(choice, blob)
@@ -114,15 +114,15 @@ async def _path(sources: Sources, digest: str) -> str:
     return "" if sources.stage is None else await sources.stage(sources.blobs, digest)
 
 
-async def _download(choice: Choice, sources: Sources) -> Blob:
-    """Return the stored file, trying again while the index does not answer."""
+async def _download(choice: Choice, sources: Sources, beside: Sequence[str]) -> Blob:
+    """Return the stored file, trying again while the index does not answer; `beside` are the indexes."""
     if choice.hash is not None:
         size = await sources.blobs.size(choice.hash)
         if size is not None:
             return Blob(choice.hash, size)
     for count in range(1, TRIES + 1):
         try:
-            return await _attempt(choice, sources)
+            return await _attempt(choice, sources, beside)
         except Unavailable as error:
             if error.code != "unreachable" or count == TRIES:
                 raise _named(error, choice) from error
@@ -130,11 +130,14 @@ async def _download(choice: Choice, sources: Sources) -> Blob:
             await asyncio.sleep(BACKOFF_SECONDS * 2**count)
         except Invalid as error:
             raise _mismatch(error, choice) from error
+        except Failed as error:
+            error.extra.setdefault("package", choice.name)
+            raise
     raise AssertionError("the last attempt returns or raises")
 
 
-async def _attempt(choice: Choice, sources: Sources) -> Blob:
-    async with sources.http.get(choice.url, timeout=READ_SECONDS) as answer:
+async def _attempt(choice: Choice, sources: Sources, beside: Sequence[str]) -> Blob:
+    async with sources.http.get(choice.url, timeout=READ_SECONDS, beside=beside) as answer:
         if answer.status != _OK:
             raise _status_error(choice, answer)
         return await sources.blobs.put(_body(answer), digest=choice.hash, limit=MAX_BYTES)

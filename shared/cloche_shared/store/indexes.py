@@ -3,16 +3,17 @@
 An address is shown to whoever may read the environment and travels in events, so it holds no
 credentials. Link-local addresses, where clouds answer with their own credentials, are never asked;
 private and loopback hosts are, because that is where teams keep their indexes. An operator may allow
-certain indexes only (security rules 10 and 44).
+certain indexes only (security rules 10 and 44). Here an address is judged by its text; before it is
+asked, what its name resolves to is judged too.
 """
 
-import ipaddress
 import re
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 from cloche_shared.contracts.definition import PipOptions
 from cloche_shared.errors import Invalid, Violation
+from cloche_shared.store.addresses import is_disguised, reach_of
 
 MAX_LENGTH = 2048
 _NO_ADDRESS = re.compile(r"[\s\x00-\x20\x7f\\`]|\$\{|\$\(")
@@ -62,8 +63,18 @@ def _fault(url: str, permitted: set[str] | None) -> tuple[str, str]:
         return "invalid_index", "The address of an index begins with http:// or https://."
     if parts.username is not None or parts.password is not None:
         return "credentials_in_url", "Whoever may read the environment would read the credentials in the address."
-    if _link_local(host):
-        return "index_not_allowed", f"{host} is a link-local address."
+    return _host_fault(host) or _permission_fault(url, host, permitted)
+
+
+def _host_fault(host: str) -> tuple[str, str] | None:
+    if is_disguised(host):
+        return "invalid_index", "The host of the index is written in a way that hides which one it is."
+    if _never(host):
+        return "index_not_allowed", f"{host} is an address that is never asked."
+    return None
+
+
+def _permission_fault(url: str, host: str, permitted: set[str] | None) -> tuple[str, str]:
     if permitted is not None and _plain(url) not in permitted:
         return "index_not_allowed", f"{host} is not among the indexes that the operator allows."
     return "", ""
@@ -73,10 +84,8 @@ def _plain(url: str) -> str:
     return url.rstrip("/").lower()
 
 
-def _link_local(host: str) -> bool:
+def _never(host: str) -> bool:
     try:
-        address = ipaddress.ip_address(host)
+        return reach_of(host) == "never"
     except ValueError:
         return False
-    mapped = getattr(address, "ipv4_mapped", None) or address
-    return bool(mapped.is_link_local or mapped.is_multicast or mapped.is_unspecified)
