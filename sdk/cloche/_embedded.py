@@ -51,6 +51,7 @@ from cloche_shared.errors import ClocheError
 from cloche_shared.http.app import App, openapi_document
 from cloche_shared.http.health import Version
 from cloche_shared.http.whole import ProcessParts, whole_app
+from cloche_shared.journal.large import LargeBus, LargeJournal
 from cloche_shared.lifecycle import Lifecycle
 from cloche_shared.logs import Log, Scrubber, StdlibBridge
 from cloche_shared.service import Platform, Service
@@ -213,10 +214,10 @@ class Machine:
     def platform(self, service: str, access: AccessTable, installation: str) -> Platform:
         """Return what a service is built from."""
         return Platform(
-            journal=self.store.journal(service),
+            journal=LargeJournal(self.store.journal(service), self.blobs, service),
             views=self.store.views(service),
             leases=self.store.leases(service),
-            bus=self.store.bus(),
+            bus=LargeBus(self.store.bus(), self.blobs),
             blobs=self.blobs,
             clock=self.clock,
             random=self.random,

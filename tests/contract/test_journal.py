@@ -4,12 +4,16 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cloche_shared.adapters.file_blobs import FileBlobStore
+from cloche_shared.adapters.memory_blobs import MemoryBlobStore
 from cloche_shared.adapters.memory_journal import MemoryJournal
 from cloche_shared.adapters.sqlite import SqliteFile
+from cloche_shared.journal.large import LargeJournal
 from cloche_shared.ports.journal import Document, Journal, Verdict
 
 INSERTED, DUPLICATE, SKIPPED = Verdict.INSERTED, Verdict.DUPLICATE, Verdict.SKIPPED
@@ -19,12 +23,16 @@ def document(name: str, seq: int = 1, body: bytes = b"{}", topic: str = "cloche.
     return Document(f"run/default/{name}/{seq:012d}", body, topic, f"run/default/{name}")
 
 
-@pytest.fixture(params=["sqlite", "memory", "memory not atomic"])
+@pytest.fixture(params=["sqlite", "memory", "memory not atomic", "large on sqlite", "large in memory"])
 async def journal(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Journal]:
-    if request.param == "sqlite":
+    if request.param.endswith("sqlite"):
         file = await SqliteFile.open(tmp_path / "cloche.db")
-        yield file.journal("runner")
+        blobs = FileBlobStore(tmp_path / "blobs")
+        plain = file.journal("runner")
+        yield LargeJournal(plain, blobs, "runner") if request.param.startswith("large") else plain
         await file.close()
+    elif request.param.startswith("large"):
+        yield LargeJournal(MemoryJournal(), MemoryBlobStore(), "runner")
     else:
         yield MemoryJournal(atomic=request.param == "memory")
 
@@ -32,6 +40,17 @@ async def journal(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
 async def test_what_is_appended_reads_back(journal: Journal) -> None:
     assert await journal.append_many([document("a", body=b'{"n":1}')]) == [INSERTED]
     assert await journal.get("run/default/a/000000000001") == document("a", body=b'{"n":1}')
+
+
+async def test_a_document_of_any_length_reads_back_byte_for_byte(journal: Journal) -> None:
+    fact = {"type": "cloche.RunSubmitted.v1", "data": {"text": 'Ünï\u2028 {"$blob": 1}' * 20_000, "number": 1.5e-7}}
+    long = document("a", body=orjson.dumps({"id": "1", "facts": [fact, fact], "outcome": {"json": fact}}))
+    assert await journal.append_many([long, document("b")]) == [INSERTED, INSERTED]
+    assert await journal.get(long.key) == long
+    assert await journal.read("run/default/a/") == [long]
+    assert [one.key for one in await journal.unsent()] == [long.key, document("b").key]
+    assert (await journal.unsent())[0].body == long.body
+    assert await journal.append_many([long]) == [DUPLICATE]
 
 
 async def test_an_absent_key_reads_as_none(journal: Journal) -> None:

@@ -176,3 +176,16 @@ def test_packages_of_the_environment_can_be_imported(
     ended = completed(client, script(f"import {module}; print('version', {module}.VERSION)"), environment=name)
     assert "version 1.5" in log_of(client, ended)
     assert str(ended.model_dump()["lock_digest"]).startswith("sha256:")
+
+
+def test_an_environment_over_64_kib_goes_the_whole_way(client: Client, unique: Names, script: Scripts) -> None:
+    name = unique("env")
+    variables = {f"LARGE_{number}": str(number % 10) * 5_000 for number in range(20)}
+    first = client.environments.register(name, variables=variables)
+    again = client.environments.register(name, variables=variables)
+    assert (again.version, again.model_dump()["created"]) == (first.version, False)
+    code = script("import os; print(sum(len(v) for k, v in os.environ.items() if k.startswith('LARGE_')))")
+    assert "100000" in log_of(client, completed(client, code, environment=name))
+    definition = {"variables": {**variables, "LARGE_X": "12345"}}
+    inline = client.runs.submit(code, environment={"name": unique("env"), "definition": definition})
+    assert "100005" in log_of(client, done(client, inline))
