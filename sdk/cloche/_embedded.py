@@ -265,10 +265,11 @@ async def _compose(home: Path, found: Settings, log: Log, base_url: Callable[[],
         )
         builder_service = builder.build(platform_of("builder"), found.builder, own)
         node = runner.local_node(home / "node", machine.executor, files, NvmlDevices())
-        runner_settings = found.runner.model_copy(update={"node": found.runner.node or f"n{identity.installation}"})
+        node_id = found.runner.node or f"n{identity.installation}"
+        runner_settings = found.runner.model_copy(update={"node": node_id})
         runner_service = runner.build(platform_of("runner"), runner_settings, node)
         stage = _stage(machine, found.deployer)
-        extras = deployer.Extras(stage, identity.pepper, base_url, code_version=__version__)
+        extras = deployer.Extras(stage, identity.pepper, base_url, code_version=__version__, node=node_id)
         deployer_service = deployer.build(platform_of("deployer"), found.deployer, extras)
         services: tuple[Service, ...] = (registry_service, builder_service, runner_service, deployer_service)
         yield Embedded(services, _app(services, found, access, log, identity), runner_service)

@@ -148,6 +148,7 @@ class World:
             pepper=b"p" * 32,
             base_url=lambda: "",
             origin_of=self._origin,
+            node=ALLOCATED.node,
         )
 
     async def _origin(self, stream: StreamId, revision: int) -> Origin:

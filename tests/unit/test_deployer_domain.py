@@ -12,6 +12,7 @@ from cloche_deployer.domain import (
     decide_delete,
     decide_deploy,
     decide_deployed,
+    decide_displaced,
     decide_failed,
     decide_placed,
     decide_provided,
@@ -19,6 +20,7 @@ from cloche_deployer.domain import (
     decide_resolved,
     decide_update,
     evolve,
+    spent,
     wanted,
 )
 from cloche_deployer.keys import keys_of
@@ -27,6 +29,8 @@ from cloche_shared.contracts.facts import (
     ImageProvided,
     ReferencesResolved,
     ReplicaAllocated,
+    ReplicaEnded,
+    ReplicaLost,
     ReplicaRequested,
     RevisionProvided,
     ServiceFailed,
@@ -221,3 +225,56 @@ def take(step: str, state: ServiceState) -> Decision:
         return steps[step]()
     except (Conflict, NotFound):
         return Decision()
+
+
+def placed(state: ServiceState, node: str) -> ServiceState:
+    answer = ReplicaAllocated(node=node, holder="h")
+    return after(state, decide_placed(state, state.latest, answer))
+
+
+def on_many_nodes(node: str) -> ServiceState:
+    state = after(ServiceState(), decide_deploy(ServiceState(), spec(), References()))
+    state = after(state, decide_resolved(state, 1, RESOLVED))
+    state = after(state, decide_provided(state, 1, PROVIDED, many=True))
+    return placed(state, node)
+
+
+def test_where_there_are_many_nodes_every_revision_asks_for_one_and_only_for_that() -> None:
+    state = after(ServiceState(), decide_deploy(ServiceState(), spec(), References()))
+    state = after(state, decide_resolved(state, 1, RESOLVED))
+    decision = decide_provided(state, 1, PROVIDED, many=True)
+    request = decision.facts[-1]
+    assert isinstance(request, ReplicaRequested)
+    assert (request.resources.cpus, request.resources.memory, request.resources.gpus) == (0, 0, 0)
+    assert wanted(after(state, decision)) == []
+
+
+def test_a_placed_revision_is_wanted_on_its_node_alone() -> None:
+    state = on_many_nodes("n1")
+    assert (wanted(state, "n1"), wanted(state, "n2"), wanted(state)) == ([1], [], [1])
+
+
+def test_a_service_moves_when_its_node_is_lost_and_keeps_its_revision() -> None:
+    state = on_many_nodes("n1")
+    state = after(state, decide_deployed(state, 1, "u"))
+    assert not decide_displaced(state, "n2").facts
+    decision = decide_displaced(state, "n1")
+    assert [type(fact) for fact in decision.facts] == [ReplicaLost, ReplicaRequested]
+    state = after(state, decision)
+    assert (wanted(state), state.active, state.status) == ([], 1, "Healthy")
+    assert not decide_displaced(state, "n1").facts
+    state = placed(state, "n2")
+    assert (wanted(state, "n1"), wanted(state, "n2")) == ([], [1])
+
+
+def test_what_nobody_wants_any_more_has_ended_with_its_node() -> None:
+    state = on_many_nodes("n1")
+    state = after(state, decide_delete(state))
+    assert (spent(state, "n1"), spent(state, "n2")) == ([1], [])
+    decision = decide_displaced(state, "n1")
+    assert [type(fact) for fact in decision.facts] == [ReplicaEnded]
+    assert not after(state, decision).holding
+
+
+def test_an_answer_for_a_place_that_was_not_asked_for_changes_nothing() -> None:
+    assert not decide_placed(deployed(), 1, ReplicaAllocated(node="n1", holder="h")).facts

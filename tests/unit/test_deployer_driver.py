@@ -5,8 +5,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from cloche_deployer.domain import decide_deployed, decide_displaced, decide_placed
 from cloche_shared.contracts.fact import fact_type
-from cloche_shared.contracts.facts import ReplicaEnded
+from cloche_shared.contracts.facts import ReplicaAllocated, ReplicaEnded
 from tests.unit.deployer_world import World
 
 
@@ -155,3 +156,41 @@ async def test_gpus_of_a_revision_that_never_began_are_free_too(world: World) ->
     await world.delete()
     await settle()
     assert ended(world) == [1]
+
+
+async def _placed_on(world: World, node: str) -> None:
+    await world.change(lambda found: decide_placed(found, found.latest, ReplicaAllocated(node=node, holder="h")))
+    world.driver.wake(world.stream)
+    await settle()
+
+
+@pytest.mark.looptime
+async def test_what_was_placed_on_another_node_is_routed_there_and_not_started_here(world: World) -> None:
+    await world.deploy(placed=False, resources={"gpus": 1})
+    await _placed_on(world, "elsewhere")
+    await world.change(lambda found: decide_deployed(found, found.latest, "u"))
+    world.driver.wake(world.stream)
+    await settle()
+    assert (world.revisions, world.driver.node_of(world.stream)) == ({}, "elsewhere")
+
+
+@pytest.mark.looptime
+async def test_a_service_that_moves_here_is_started_and_answers_here(world: World) -> None:
+    await world.deploy(placed=False, resources={"gpus": 1})
+    await _placed_on(world, "elsewhere")
+    await world.change(lambda found: decide_deployed(found, found.latest, "u"))
+    await world.change(lambda found: decide_displaced(found, "elsewhere"))
+    await _placed_on(world, world.driver.node)
+    assert (world.driver.node_of(world.stream), world.pool().ready_workers) == ("", 1)
+
+
+@pytest.mark.looptime
+async def test_a_service_that_moves_away_is_drained_here(world: World) -> None:
+    world.seconds = 5.0
+    await world.deploy(resources={"gpus": 1})
+    await settle()
+    call = world.call()
+    await world.change(lambda found: decide_displaced(found, world.driver.node))
+    await _placed_on(world, "elsewhere")
+    assert world.driver.node_of(world.stream) == "elsewhere"
+    assert (await call.future)[0] == 200

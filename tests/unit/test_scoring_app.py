@@ -4,6 +4,8 @@ import json
 from typing import Any
 
 from cloche_deployer.scoring.app import ScoringApp
+from cloche_deployer.scoring.exchange import Exchange
+from cloche_deployer.scoring.ports import Onward
 from cloche_deployer.scoring.target import RoutingTable, ServiceTarget, TargetSettings, digest
 from cloche_deployer.wiring import KeyGuard
 from cloche_shared.access import FailureGate
@@ -12,12 +14,13 @@ from cloche_shared.access import FailureGate
 class Front:
     """A scoring front with one service that has no workers yet: whoever is let in reads 503."""
 
-    def __init__(self) -> None:
+    def __init__(self, onward: Onward | None = None) -> None:
         table = RoutingTable()
-        table.put(ServiceTarget("p", "svc", [digest("right")], None, TargetSettings()))
+        self.target = ServiceTarget("p", "svc", [digest("right")], None, TargetSettings())
+        table.put(self.target)
         self.now = 0.0
         gate = FailureGate(lambda: self.now, limit=3)
-        self._app = ScoringApp(table, lambda: "id", access=self, guard=KeyGuard(gate))
+        self._app = ScoringApp(table, lambda: "id", access=self, guard=KeyGuard(gate), onward=onward)
 
     async def projects(self, token: str) -> frozenset[str]:
         return frozenset({"p"}) if token == "pt" else frozenset()
@@ -52,3 +55,24 @@ async def test_wrong_keys_of_an_address_do_not_lock_right_ones_out() -> None:
     assert await front.status("pt") == (503, "service_unavailable")
     front.now += 60.0
     assert await front.status("guess") == (401, "unauthenticated")
+
+
+class Elsewhere:
+    """The node that has the workers."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, bytes]] = []
+
+    async def pass_on(self, exchange: Exchange, target: ServiceTarget, body: bytes) -> None:
+        self.asked.append((target.node, body))
+        await exchange.answer(200, b'{"code": "from there"}', ())
+
+
+async def test_what_another_node_serves_is_answered_there_once_the_key_is_right() -> None:
+    there = Elsewhere()
+    front = Front(there)
+    front.target.node = "n2"
+    assert await front.status("guess") == (401, "unauthenticated")
+    assert there.asked == []
+    assert await front.status("right") == (200, "from there")
+    assert there.asked == [("n2", b"")]

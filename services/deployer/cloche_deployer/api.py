@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Path, Query, Request
 from fastapi.params import Depends
 from pydantic import Field
 from starlette.responses import Response
@@ -22,6 +22,7 @@ from cloche_shared.contracts.services import ServiceSpec
 from cloche_shared.errors import Internal
 from cloche_shared.http.caller import Caller, may
 from cloche_shared.http.conditions import Matching, Once, Preferred, RequestKey, etag_of
+from cloche_shared.http.elsewhere import Elsewhere
 from cloche_shared.http.files import files_router
 from cloche_shared.http.paging import Page, Paging, page_bytes
 from cloche_shared.http.position_wait import views_caught_up
@@ -97,6 +98,12 @@ class Parts:
     installation: str
     pepper: bytes
     base_url: Callable[[], str]
+    elsewhere: Elsewhere | None = None
+
+    async def answered_there(self, request: Request, stream: StreamId) -> Response | None:
+        """Return what answers from the node that has the service's workers, None where that is this one."""
+        node = self.driver.node_of(stream)
+        return await self.elsewhere.answer(request, node) if node and self.elsewhere is not None else None
 
 
 def service_router(parts: Parts) -> APIRouter:
@@ -166,8 +173,10 @@ def _add_reading(routes: APIRouter, parts: Parts, seen: Sequence[Depends]) -> No
         return Reply(page_bytes(shown, paging.limit))
 
     @routes.get("/{name}", response_model=ServiceView, summary="Show a service")
-    async def show_service(caller: Reader, name: ServiceName, preferred: Preferred) -> Response:
+    async def show_service(caller: Reader, name: ServiceName, preferred: Preferred, request: Request) -> Response:
         stream, state, seq = await _existing(parts, caller, name)
+        if state.candidate is None and (there := await parts.answered_there(request, stream)) is not None:
+            return there
         if preferred.wait_s and state.candidate is not None:
             state, seq = await _settled(parts, stream, state.latest, preferred.wait_s)
             must_exist(state)
@@ -251,10 +260,14 @@ def _add_log(routes: APIRouter, parts: Parts) -> None:
     async def show_log(
         caller: Reader,
         name: ServiceName,
+        request: Request,
         *,
         follow: Annotated[bool, Query(description="Stream what comes.")] = False,
     ) -> Response:
         stream, _, _ = await _existing(parts, caller, name)
+        there = await parts.answered_there(request, stream)
+        if there is not None:
+            return there
         if follow:
             return EventStream(_followed(parts.driver, stream))
         text = parts.driver.kept_log(stream) + await _present_log(parts.driver, stream)

@@ -16,6 +16,7 @@ from cloche_shared.contracts.facts import (
     ReferencesResolved,
     ReplicaAllocated,
     ReplicaEnded,
+    ReplicaLost,
     ReplicaPlaced,
     ReplicaRequested,
     RevisionProvided,
@@ -27,6 +28,7 @@ from cloche_shared.contracts.facts import (
     ServiceUpdated,
 )
 from cloche_shared.contracts.references import Problem, References, ResolvedEnvironment, ResolvedModel
+from cloche_shared.contracts.runs import Resources
 from cloche_shared.contracts.services import ServiceSpec
 from cloche_shared.errors import Conflict, NotFound
 from cloche_shared.journal.streams import Decision
@@ -39,7 +41,11 @@ Status = Literal["Transitioning", "Healthy", "Failed", "Deleted"]
 
 
 class Revision(BaseModel):
-    """One revision: what was asked for, and how far it is. `placed` tells that its GPUs are given."""
+    """One revision: what was asked for, and how far it is.
+
+    `placed` tells that the runner gave it a node (`node`) and its GPUs; a revision that asked for none
+    has neither, and runs wherever a node is driven.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -53,20 +59,16 @@ class Revision(BaseModel):
     scope: str = ""
     image: str = ""
     placed: bool = False
+    node: str = ""
     gpus: tuple[str, ...] = ()
     problem: Problem | None = None
-
-    @property
-    def startable(self) -> bool:
-        """Whether workers can be started for it."""
-        return self.stage in {"provided", "deployed"} and (self.placed or self.spec.resources.gpus == 0)
 
 
 class ServiceState(BaseModel):
     """A service. `incarnation` counts how often the name was taken; `keys` are generations by name.
 
-    `holding` are the revisions that asked for GPUs and whose workers are not proven ended; it outlives
-    the service.
+    `holding` are the revisions that asked the runner for a place and whose workers are not proven ended,
+    each with its node (empty: not placed); it outlives the service.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -78,7 +80,7 @@ class ServiceState(BaseModel):
     revisions: Mapping[int, Revision] = Field(default_factory=dict)
     keys: Mapping[str, int] = Field(default_factory=dict)
     scoring_url: str = ""
-    holding: frozenset[int] = frozenset()
+    holding: Mapping[int, str] = Field(default_factory=dict)
 
     @property
     def exists(self) -> bool:
@@ -130,13 +132,26 @@ def _progressed(state: ServiceState, fact: Fact) -> ServiceState:
     if isinstance(fact, RevisionProvided):
         provided = {"lock_digest": fact.lock_digest, "scope": fact.scope, "image": fact.image}
         return _revised(state, fact.revision, stage="provided", **provided)
+    return _replica(state, fact)
+
+
+def _replica(state: ServiceState, fact: Fact) -> ServiceState:
     if isinstance(fact, ReplicaRequested):
-        return state.model_copy(update={"holding": state.holding | {fact.revision}})
+        return _held(state, fact.revision, "")
     if isinstance(fact, ReplicaEnded):
-        return state.model_copy(update={"holding": state.holding - {fact.revision}})
+        left = {number: node for number, node in state.holding.items() if number != fact.revision}
+        return state.model_copy(update={"holding": left})
     if isinstance(fact, ReplicaPlaced):
-        return _revised(state, fact.revision, placed=True, gpus=tuple(fact.gpus))
+        state = _revised(state, fact.revision, placed=True, node=fact.node, gpus=tuple(fact.gpus))
+        return _held(state, fact.revision, fact.node)
+    if isinstance(fact, ReplicaLost):
+        state = _revised(state, fact.revision, placed=False, node="", gpus=())
+        return _held(state, fact.revision, "")
     return state
+
+
+def _held(state: ServiceState, number: int, node: str) -> ServiceState:
+    return state.model_copy(update={"holding": {**state.holding, number: node}})
 
 
 def _revised(state: ServiceState, number: int, **changes: object) -> ServiceState:
@@ -205,24 +220,43 @@ def decide_resolved(state: ServiceState, revision: int, answer: ReferencesResolv
     return Decision([ServicePreparing(revision=revision, environment=answer.environment, models=answer.models)])
 
 
-def decide_provided(state: ServiceState, revision: int, answer: ImageProvided) -> Decision:
-    """Go on to the workers, or first ask for the GPUs."""
+def decide_provided(state: ServiceState, revision: int, answer: ImageProvided, *, many: bool = False) -> Decision:
+    """Go on to the workers, or first ask for a place: for GPUs always, for a node where there may be `many`."""
     if not _awaited(state, revision, "preparing"):
         return Decision()
     facts: list[Fact] = [
         RevisionProvided(revision=revision, lock_digest=answer.lock_digest, scope=answer.scope, image=answer.image)
     ]
-    resources = state.revisions[revision].spec.resources
-    if resources.gpus:
-        facts.append(ReplicaRequested(revision=revision, replica=0, resources=resources))
+    if many or state.revisions[revision].spec.resources.gpus:
+        facts.append(_request(state.revisions[revision]))
     return Decision(facts)
 
 
+def _request(revision: Revision) -> ReplicaRequested:
+    """Ask for a place. A service without GPUs shares its node's CPUs, so it asks for nothing but the node."""
+    wanted = revision.spec.resources
+    resources = wanted if wanted.gpus else Resources(cpus=0, memory=0)
+    return ReplicaRequested(revision=revision.number, replica=0, resources=resources)
+
+
 def decide_placed(state: ServiceState, revision: int, answer: ReplicaAllocated) -> Decision:
-    """Note the GPUs."""
-    if not _awaited(state, revision, "provided") or state.revisions[revision].placed:
+    """Note the node and the GPUs."""
+    if revision not in _living(state) or revision not in state.holding or state.revisions[revision].placed:
         return Decision()
     return Decision([ReplicaPlaced(revision=revision, node=answer.node, gpus=answer.gpus)])
+
+
+def decide_displaced(state: ServiceState, node: str) -> Decision:
+    """Ask for another place for what lived on a lost node; what nobody wants any more has ended there."""
+    facts: list[Fact] = []
+    for number, holder in sorted(state.holding.items()):
+        if holder != node:
+            continue
+        if number in _living(state):
+            facts += [ReplicaLost(revision=number, node=node), _request(state.revisions[number])]
+        else:
+            facts.append(ReplicaEnded(revision=number))
+    return Decision(facts)
 
 
 def decide_deployed(state: ServiceState, revision: int, scoring_url: str) -> Decision:
@@ -278,22 +312,38 @@ def must_exist(state: ServiceState) -> None:
         )
 
 
-def wanted(state: ServiceState) -> list[int]:
-    """Return the revisions that are to have workers, the one with the traffic first."""
+def wanted(state: ServiceState, node: str = "") -> list[int]:
+    """Return the revisions that are to have workers, the one with the traffic first; with `node` those there."""
+    return [number for number in _living(state) if _startable(state, number) and _is_on(state, number, node)]
+
+
+def _living(state: ServiceState) -> list[int]:
+    """Return the revision with the traffic, and the one on its way when it is provided."""
     if not state.exists:
         return []
-    numbers = [state.active] if state.active else []
     candidate = state.candidate
-    if candidate is not None and candidate.startable:
-        numbers.append(candidate.number)
-    return numbers
+    numbers = [state.active] if state.active else []
+    return numbers + ([candidate.number] if candidate is not None and candidate.stage == "provided" else [])
 
 
-def spent(state: ServiceState) -> list[int]:
-    """Return the revisions that hold GPUs, or asked for them, and will never have workers again."""
+def _startable(state: ServiceState, number: int) -> bool:
+    """Whether workers can be started: it asked for no place, or has one."""
+    return state.revisions[number].placed or number not in state.holding
+
+
+def _is_on(state: ServiceState, number: int, node: str) -> bool:
+    return not node or state.revisions[number].node in {"", node}
+
+
+def spent(state: ServiceState, node: str = "") -> list[int]:
+    """Return the revisions that hold a place, or asked for one, and will never have workers again.
+
+    With `node` only those that are there, or that have no place.
+    """
     candidate = state.candidate
     kept = {state.active, candidate.number if candidate is not None else 0}
-    return sorted(state.holding - kept)
+    gone = (number for number in state.holding if number not in kept)
+    return sorted(number for number in gone if not node or state.holding[number] in {"", node})
 
 
 def _awaited(state: ServiceState, revision: int, stage: Stage) -> bool:

@@ -1,4 +1,4 @@
-"""Drives the workers of this node towards what the services' states want.
+"""Drives the workers of this node towards what the services' states want, and routes requests to them.
 
 One tender per service: it looks at the state, starts pools for revisions that are wanted, gives the
 traffic to a revision whose pool is healthy, and drains what is not wanted any more. Everything it
@@ -21,7 +21,7 @@ from cloche_deployer.scoring.target import RoutingTable, ServiceTarget, TargetSe
 from cloche_deployer.settings import DeployerSettings
 from cloche_shared.bus.dispatch import TRANSIENT
 from cloche_shared.contracts.references import Problem
-from cloche_shared.errors import ClocheError, Unavailable
+from cloche_shared.errors import ClocheError, Internal, Unavailable
 from cloche_shared.journal.commit import Origin, StreamId
 from cloche_shared.journal.streams import Streams
 from cloche_shared.notes import notes_of
@@ -53,12 +53,15 @@ class _Tended:
 
 
 class Driver:
-    """All services of this node."""
+    """All services, as this replica sees them: `node` is the one that it drives (empty: none, and no stage).
+
+    What lives on other nodes is routed there.
+    """
 
     def __init__(  # noqa: PLR0913 - the wiring names each of them
         self,
         streams: Streams[ServiceState],
-        stage: Stage,
+        stage: Stage | None,
         connector: Connector,
         routes: RoutingTable,
         settings: DeployerSettings,
@@ -66,7 +69,9 @@ class Driver:
         pepper: bytes,
         base_url: Callable[[], str],
         origin_of: Callable[[StreamId, int], Awaitable[Origin]],
+        node: str = "",
     ) -> None:
+        self.node = node
         self._origin_of = origin_of
         self._streams = streams
         self._stage = stage
@@ -95,10 +100,20 @@ class Driver:
         keep: set[tuple[StreamId, int, int]] = set()
         for stream in streams:
             state = (await self._streams.get(stream)).state
-            keep |= {(stream, state.incarnation, number) for number in wanted(state)}
-        await self._stage.sweep(keep)
+            keep |= {(stream, state.incarnation, number) for number in self._wanted(state)}
+        if self._stage is not None:
+            await self._stage.sweep(keep)
         for stream in streams:
             self.wake(stream)
+
+    def _wanted(self, state: ServiceState) -> list[int]:
+        """Return the revisions that are to have workers here."""
+        return wanted(state, self.node) if self._stage is not None else []
+
+    def node_of(self, stream: StreamId) -> str:
+        """Return the other node that answers for a service; empty when this replica does, or nobody can."""
+        tended = self._tended.get(stream)
+        return tended.target.node if tended and tended.target else ""
 
     def serving(self, stream: StreamId) -> list[Serving]:
         """Return what runs here for a service, newest revision last."""
@@ -128,6 +143,16 @@ class Driver:
         """Return what was counted for each service that exists, for Prometheus; revisions count on."""
         here = [(stream, tended) for stream, tended in self._tended.items() if tended.target is not None]
         return render((stream.project, stream.id, tended.metrics) for stream, tended in here)
+
+    async def let_go(self) -> None:
+        """Stop driving; the workers live on for the next owner of this node."""
+        self._closing = True
+        tasks = [tended.task for tended in self._tended.values() if tended.task]
+        tasks += [one.task for tended in self._tended.values() for one in tended.servings.values() if one.task]
+        tasks += self._background
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def close(self) -> None:
         """End every worker; the services come back at the next start."""
@@ -165,15 +190,27 @@ class Driver:
             return
         digests = [digest(key) for key in keys_of(self._pepper, stream.project, stream.id, state).values()]
         spec = state.revisions[state.active or state.latest].spec
-        settings = TargetSettings(self._settings.max_body, spec.cors_origins, version=str(state.active or state.latest))
+        settings = TargetSettings(
+            self._settings.max_body,
+            spec.cors_origins,
+            version=str(state.active or state.latest),
+            timeout=2 * spec.timeout_ms / 1000,
+        )
         if tended.target is None:
             tended.target = ServiceTarget(stream.project, stream.id, digests, None, settings)
             self._routes.put(tended.target)
         tended.target.rekey(digests)
         tended.target.settings = settings
+        tended.target.node = self._other_node(state)
+        if tended.target.node:
+            tended.target.switch(None)  # whoever is being answered here keeps the pool until it is drained
+
+    def _other_node(self, state: ServiceState) -> str:
+        active = state.revisions.get(state.active)
+        return active.node if active is not None and active.placed and active.node != self.node else ""
 
     def _reconcile(self, stream: StreamId, state: ServiceState, tended: _Tended) -> None:
-        numbers = {(state.incarnation, number) for number in wanted(state)}
+        numbers = {(state.incarnation, number) for number in self._wanted(state)}
         for key, serving in list(tended.servings.items()):
             if key not in numbers:
                 del tended.servings[key]
@@ -190,7 +227,7 @@ class Driver:
     async def _free(self, stream: StreamId, state: ServiceState, tended: _Tended) -> None:
         """Say of which revisions nothing lives here: those that are not wanted and whose workers ended."""
         here = tended.retiring | {number for _, number in tended.servings}
-        for number in spent(state):
+        for number in spent(state, self.node) if self._stage is not None else ():
             if number not in here:
                 origin = await self._origin_of(stream, number)
                 await self._streams.change(stream, origin, partial(decide_ended, revision=number))
@@ -251,6 +288,8 @@ class Driver:
         tended.wake.set()
 
     async def _start(self, stream: StreamId, serving: Serving, revision: Revision) -> WorkerPool:
+        if self._stage is None:
+            raise Internal("no_stage", "This replica drives no node.")
         workers = serving.workers = await self._stage.prepare(stream, serving.incarnation, revision)
         spec = revision.spec
         timeout = spec.timeout_ms / 1000

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 from cloche_deployer.domain import (
     ServiceState,
     decide_delete,
     decide_deploy,
+    decide_displaced,
     decide_failed,
     decide_placed,
     decide_provided,
@@ -16,11 +18,13 @@ from cloche_deployer.domain import (
     decide_update,
     evolve,
 )
+from cloche_deployer.views import LIVE, NODE_VIEW
 from cloche_shared.contracts.envelope import Event
 from cloche_shared.contracts.fact import Fact, fact_type, read_fact
 from cloche_shared.contracts.facts import (
     ImageProvided,
     ImageRefused,
+    NodeLost,
     ReferencesRefused,
     ReferencesResolved,
     ReplicaAllocated,
@@ -37,6 +41,7 @@ from cloche_shared.journal.commit import Actor, Origin, StreamId, written
 from cloche_shared.journal.streams import Changed, Decision, Kind, Streams
 from cloche_shared.journal.writer import Writer
 from cloche_shared.ports.blobs import BlobStore
+from cloche_shared.ports.views import Row, Views
 from cloche_shared.store.snapshots import check_snapshot
 from cloche_shared.store.variables import check_variables
 
@@ -46,6 +51,9 @@ KIND = Kind("service", ServiceState, evolve)
 _ASKING = (ServiceSubmitted, ServicePreparing, ReplicaRequested)
 _CHAIN = frozenset(fact_type(fact) for fact in (ServiceSubmitted, RevisionProvided, ReplicaPlaced))
 _PAGE = 500
+NODES_SEEN = "nodes-seen"
+_EVERY = "*"
+_HERE, _LOST = "here", "lost"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +65,30 @@ class Deployment:
     references: References
 
 
-class Handlers:
-    """Commands and answers, each as one decision on one stream."""
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """Where a deployer's journal, lists and blobs are."""
 
-    def __init__(self, streams: Streams[ServiceState], writer: Writer, blobs: BlobStore, max_snapshot: int) -> None:
+    writer: Writer
+    views: Views
+    blobs: BlobStore
+
+
+class Handlers:
+    """Commands and answers, each as one decision on one stream.
+
+    `many` tells that several nodes may take services, so that each revision asks the runner for its place.
+    """
+
+    def __init__(
+        self, streams: Streams[ServiceState], stores: Stores, max_snapshot: int, *, many: bool = False
+    ) -> None:
         self.streams = streams
-        self._writer = writer
-        self._blobs = blobs
+        self._writer = stores.writer
+        self._views = stores.views
+        self._blobs = stores.blobs
         self._max_snapshot = max_snapshot
+        self._many = many
 
     async def deploy(
         self,
@@ -112,11 +136,35 @@ class Handlers:
 
     async def provided(self, event: Event) -> None:
         """Take the builder's answer: provided, or refused."""
-        await self._answered(event, ImageProvided, ImageRefused, decide_provided)
+        await self._answered(event, ImageProvided, ImageRefused, partial(decide_provided, many=self._many))
 
     async def placed(self, event: Event) -> None:
-        """Take the runner's answer: GPUs, or none."""
+        """Take the runner's answer: a node and GPUs, or none."""
         await self._answered(event, ReplicaAllocated, ReplicaRefused, decide_placed)
+        answer = read_fact(event.type, event.data)
+        if isinstance(answer, ReplicaAllocated) and event.subject.startswith("service/"):
+            seen = await self._views.get(NODES_SEEN, _EVERY, answer.node)
+            if seen is not None and seen.facet == _LOST:
+                await self._displace(StreamId.parse(event.subject), answer.node, event)
+
+    async def node_seen(self, event: Event) -> None:
+        """Remember whether a node is there; when it is lost, ask for other places for what lived on it.
+
+        The row is written first: an answer that names this node and is handled later finds it.
+        """
+        node = StreamId.parse(event.subject).id
+        lost = event.type == fact_type(NodeLost)
+        facet = _LOST if lost else _HERE
+        await self._views.upsert([Row(NODES_SEEN, _EVERY, node, event.sequence, node, b"{}", facet)])
+        if lost:
+            for stream in await living(self._views):
+                await self._displace(stream, node, event)
+
+    async def _displace(self, stream: StreamId, node: str, event: Event) -> None:
+        state = (await self.streams.get(stream)).state
+        if node in state.holding.values():
+            origin = Origin.of_event(event, "deployer")
+            await self.streams.change(stream, origin, lambda state: decide_displaced(state, node))
 
     async def _answered(
         self,
@@ -165,3 +213,15 @@ class Handlers:
         type_name, data = commit.facts[int(index)]
         question = read_fact(type_name, data)
         return (commit.stream, question.revision) if isinstance(question, _ASKING) else None
+
+
+async def living(views: Views) -> list[StreamId]:
+    """Return every service that exists or still holds a place, of all projects."""
+    found: list[StreamId] = []
+    after: tuple[str, str] | None = None
+    while True:
+        rows = await views.page(NODE_VIEW, _EVERY, facet=LIVE, after=after, limit=_PAGE)
+        found.extend(StreamId.parse(f"service/{row.key}") for row in rows)
+        if len(rows) < _PAGE:
+            return found
+        after = (rows[-1].sort, rows[-1].key)

@@ -14,6 +14,9 @@ class DeployerSettings(BaseModel):
     grace: float = Field(default=5.0, ge=0, description="Between asking a worker to end and killing it.")
     orphan_after: float = Field(default=60.0, gt=0, description="After which a worker without a front ends itself.")
     retry_pause: float = Field(default=5.0, gt=0, description="Between tries while a part of the node does not answer.")
+    look_every: float = Field(
+        default=30.0, gt=0, description="Between two looks at every service, where several replicas share a journal."
+    )
     max_body: int = Field(default=100 * 1024 * 1024, ge=1, description="Bytes of a scoring request's body at most.")
     log_kept: int = Field(default=256 * 1024, ge=1024, description="Bytes of ended workers' logs kept per service.")
     sweep_every_s: float = Field(

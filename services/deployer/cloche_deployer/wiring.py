@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 from cloche_deployer.adapters.scoring_links import UnixConnector
 from cloche_deployer.api import Parts, service_router
-from cloche_deployer.consumers import answers_consumer, driver_consumer, lists, living, views_consumer
+from cloche_deployer.consumers import OWN_TOPICS, answers_consumer, driver_consumer, lists, views_consumer
 from cloche_deployer.driver import Driver
-from cloche_deployer.handlers import KIND, Handlers
+from cloche_deployer.handlers import KIND, Handlers, Stores, living
+from cloche_deployer.lease import keep_lease
 from cloche_deployer.ports import Stage
 from cloche_deployer.scoring.app import ScoringApp
+from cloche_deployer.scoring.onward import PeerOnward
 from cloche_deployer.scoring.ports import Connector
 from cloche_deployer.scoring.target import RoutingTable
 from cloche_deployer.settings import DeployerSettings
@@ -19,12 +21,16 @@ from cloche_shared.access import AccessTable, FailureGate
 from cloche_shared.bus.dispatch import TRANSIENT
 from cloche_shared.bus.projector import Projector
 from cloche_shared.bus.relay import Relay
+from cloche_shared.http.elsewhere import Elsewhere
+from cloche_shared.journal.commit import StreamId
 from cloche_shared.journal.streams import Streams
 from cloche_shared.journal.writer import Writer
 from cloche_shared.lifecycle import Lifecycle
+from cloche_shared.notes import notes_of
 from cloche_shared.service import Platform, Surface
 
 NAME = "deployer"
+_log = notes_of(__name__)
 SCORING_ACTION = "services.read"
 
 
@@ -59,14 +65,19 @@ class KeyGuard:
 class Extras:
     """What the deployer needs beyond the platform.
 
-    `pepper` is the installation's secret; `base_url` tells where clients reach this installation.
+    `stage` is that of the node `node`, which this replica drives; without one it only answers requests and
+    sends scoring on. `pepper` is the installation's secret; `base_url` tells where clients reach this
+    installation, `address` where other replicas reach this one.
     """
 
-    stage: Stage
+    stage: Stage | None
     pepper: bytes
     base_url: Callable[[], str]
     connector: Connector | None = None
     code_version: str = "0"
+    node: str = ""
+    address: str = ""
+    elsewhere: Elsewhere | None = None
 
 
 class Deployer:
@@ -80,7 +91,9 @@ class Deployer:
         offer = self._relay.offer if self._relay is not None else None
         writer = Writer(platform.journal, platform.clock, platform.random, offer=offer)
         self.streams = Streams(KIND, writer, exclusive=platform.exclusive)
-        self.handlers = Handlers(self.streams, writer, platform.blobs, settings.max_snapshot_bytes)
+        stores = Stores(writer, platform.views, platform.blobs)
+        many = not platform.exclusive
+        self.handlers = Handlers(self.streams, stores, settings.max_snapshot_bytes, many=many)
         self.routes = RoutingTable()
         self.driver = Driver(
             self.streams,
@@ -91,6 +104,7 @@ class Deployer:
             pepper=extras.pepper,
             base_url=extras.base_url,
             origin_of=self.handlers.origin_of,
+            node=extras.node,
         )
         parts = Parts(
             self.handlers,
@@ -100,10 +114,15 @@ class Deployer:
             platform.installation,
             extras.pepper,
             extras.base_url,
+            extras.elsewhere,
         )
         gate = FailureGate(platform.clock.monotonic)
         self.scoring = ScoringApp(
-            self.routes, platform.random.uuid7, access=TokenAccess(platform.access), guard=KeyGuard(gate)
+            self.routes,
+            platform.random.uuid7,
+            access=TokenAccess(platform.access),
+            guard=KeyGuard(gate),
+            onward=PeerOnward(extras.elsewhere) if extras.elsewhere is not None else None,
         )
         self._surface = Surface(router=service_router(parts), ahead=(self.scoring,), figures=self.driver.figures)
 
@@ -122,13 +141,57 @@ class Deployer:
         answers = answers_consumer(platform.bus, self.handlers, platform.random, version)
         projector = lists(self.streams, platform.views)
         views = views_consumer(platform.bus, projector, platform.random, version)
-        wakes = driver_consumer(platform.bus, self.driver, platform.random, version)
         await self.driver.begin(await living(platform.views))
-        for consumer in (answers, views, wakes):
+        for consumer in (answers, views):
             lifecycle.spawn(consumer.group, consumer.run())
+        if platform.exclusive:
+            wakes = driver_consumer(platform.bus, self.driver, platform.random, version)
+            lifecycle.spawn(wakes.group, wakes.run())
+        else:
+            self._start_shared(lifecycle)
         if self._settings.sweep_every_s:
             lifecycle.spawn("deployer-sweep", self._sweep(projector))
-        lifecycle.at_end("scoring workers", self.driver.close, deadline_s=20.0)
+        lifecycle.at_end("scoring workers", self._leave, deadline_s=20.0)
+
+    def _start_shared(self, lifecycle: Lifecycle) -> None:
+        """Start what only several processes on one journal need."""
+        extras, platform = self._extras, self._platform
+        lifecycle.spawn("deployer-follow", self._follow())
+        lifecycle.spawn("deployer-look-again", self._look_again())
+        if extras.node and extras.address:
+            lifecycle.spawn("deployer-lease", keep_lease(platform.leases, extras.node, extras.address))
+
+    async def _follow(self) -> None:
+        """Hear of every change of a service: each replica routes to all of them."""
+        while True:
+            try:
+                async with self._platform.bus.tail(OWN_TOPICS) as subscription:
+                    await self._wake_all()
+                    while True:
+                        for delivery in await subscription.fetch():
+                            if delivery.event is not None and delivery.event.subject.startswith("service/"):
+                                self.driver.wake(StreamId.parse(delivery.event.subject))
+            except TRANSIENT as error:
+                _log.warning("events_missed", error=str(error))
+                await asyncio.sleep(self._settings.retry_pause)
+
+    async def _look_again(self) -> None:
+        """Look at every service now and then, whatever events were missed."""
+        while True:
+            await asyncio.sleep(self._settings.look_every)
+            with contextlib.suppress(*TRANSIENT):
+                await self._wake_all()
+
+    async def _wake_all(self) -> None:
+        for stream in await living(self._platform.views):
+            self.driver.wake(stream)
+
+    async def _leave(self) -> None:
+        """End the workers, or leave them to the executor, which outlives this process."""
+        if self._platform.exclusive:
+            await self.driver.close()
+        else:
+            await self.driver.let_go()
 
     async def _sweep(self, projector: Projector) -> None:
         while True:

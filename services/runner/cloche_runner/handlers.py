@@ -292,7 +292,8 @@ class Answers:
         if not nodes:
             raise Unavailable("no_node", "No node is there yet to answer for a replica.")
         having = [name for name, node in nodes.items() if claimant.holder in node.held]
-        fitting = [name for name, node in sorted(nodes.items()) if node_rules.fits(node, claimant.resources)]
+        emptiest = sorted(nodes, key=lambda name: (len(nodes[name].held), name))
+        fitting = [name for name in emptiest if node_rules.fits(nodes[name], claimant.resources)]
         chosen = (having or fitting or sorted(nodes))[0]
         await self._core.change_node(chosen, origin, lambda node: node_rules.decide_replica(node, chosen, claimant))
 

@@ -69,9 +69,10 @@ class Elsewhere:
         return PeerRequest(scope["method"], target.decode("latin-1"), self._fields(scope), body, timeout)
 
     def _fields(self, scope: Scope) -> list[tuple[bytes, bytes]]:
-        fields = [(name, value) for name, value in scope["headers"] if name not in _HOP and name not in _REPLACED]
-        fields.append((FORWARDED, self._replica))
         exchange: Exchange | None = scope.get(KEY)
+        ours = _REPLACED if exchange is not None else frozenset((FORWARDED,))
+        fields = [(name, value) for name, value in scope["headers"] if name not in _HOP and name not in ours]
+        fields.append((FORWARDED, self._replica))
         if exchange is not None:
             fields += [
                 (b"x-request-id", exchange.request_id.encode()),

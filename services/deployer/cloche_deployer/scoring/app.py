@@ -18,7 +18,7 @@ from cloche_deployer.scoring.exchange import (
 )
 from cloche_deployer.scoring.http import JSON, TEXT, IdTooLong, bearer, message_body, request_ids, script_headers
 from cloche_deployer.scoring.pool import WorkerPool
-from cloche_deployer.scoring.ports import Access, FailureGuard, Routes
+from cloche_deployer.scoring.ports import Access, FailureGuard, Onward, Routes
 from cloche_deployer.scoring.target import ServiceTarget, digest
 from cloche_runtime.scoring_frames import OWN_HEADERS, RUN_FAILED, TIMED
 from cloche_shared.access import EVERY_PROJECT
@@ -47,7 +47,7 @@ class ScoringApp:
     as they do in Azure's scoring containers.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the wiring names each of them
         self,
         routes: Routes,
         new_id: Callable[[], str],
@@ -55,8 +55,10 @@ class ScoringApp:
         inner: Asgi | None = None,
         access: Access | None = None,
         guard: FailureGuard | None = None,
+        onward: Onward | None = None,
         alone: str = "",
     ) -> None:
+        self._onward = onward
         self._routes = routes
         self._new_id = new_id
         self._inner = inner
@@ -100,20 +102,26 @@ class ScoringApp:
                 return
             target = await self._authorized(exchange, name)
             exchange.origins = target.settings.origins
-            if action == "score":
-                await self._score(exchange, target)
-            elif exchange.scope["method"] not in {"GET", "HEAD"}:
-                await exchange.message(405, "Method not allowed", _ALLOW_GET)
-            elif action == "health":
-                await self._health(exchange, target)
+            if target.pool is None and target.node and self._onward is not None:
+                await self._onward.pass_on(exchange, target, await exchange.read(target.settings.max_body, self._reads))
             else:
-                await self._swagger(exchange, target)
+                await self._act(exchange, target, action)
         except IdTooLong as error:
             await exchange.message(431, str(error))
         except ClocheError as error:
             await exchange.problem(error)
         except ConnectionError:
             return
+
+    async def _act(self, exchange: Exchange, target: ServiceTarget, action: str) -> None:
+        if action == "score":
+            await self._score(exchange, target)
+        elif exchange.scope["method"] not in {"GET", "HEAD"}:
+            await exchange.message(405, "Method not allowed", _ALLOW_GET)
+        elif action == "health":
+            await self._health(exchange, target)
+        else:
+            await self._swagger(exchange, target)
 
     async def _authorized(self, exchange: Exchange, name: str) -> ServiceTarget:
         token = bearer(exchange.fields)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from cloche_deployer.scoring.exchange import Exchange
     from cloche_deployer.scoring.target import ServiceTarget
 
 
@@ -90,3 +91,10 @@ class FailureGuard(Protocol):
 
     def failed(self, address: str) -> None:
         """Count one wrong credential from that address."""
+
+
+class Onward(Protocol):
+    """The way to the replica that drives another node."""
+
+    async def pass_on(self, exchange: "Exchange", target: "ServiceTarget", body: bytes) -> None:
+        """Have a request answered at the target's node and send that answer. Raises `Unavailable`."""

@@ -20,18 +20,23 @@ class TargetSettings:
     """What holds for every revision of a service.
 
     `max_body` is in bytes; `origins` are those that browsers may call from (`*` for all), as in
-    AML_CORS_ORIGINS; `version` and `description` appear in the service's swagger document.
+    AML_CORS_ORIGINS; `version` appears in the service's swagger document; `timeout` is the longest that
+    an answer may take, waiting included, in seconds.
     """
 
     max_body: int = DEFAULT_MAX_BODY
     origins: tuple[str, ...] = ()
     version: str = "1.0"
+    timeout: float = 120.0
 
 
 class ServiceTarget:
-    """One service. `pool` is swapped as a whole: a request takes the pool at the moment of dispatch."""
+    """One service. `pool` is swapped as a whole: a request takes the pool at the moment of dispatch.
 
-    __slots__ = ("_digests", "name", "pool", "project", "settings")
+    `node` is the other node that answers; empty when this replica does.
+    """
+
+    __slots__ = ("_digests", "name", "node", "pool", "project", "settings")
 
     def __init__(
         self, project: str, name: str, digests: Iterable[bytes], pool: WorkerPool | None, settings: TargetSettings
@@ -39,6 +44,7 @@ class ServiceTarget:
         self.project = project
         self.name = name
         self.pool = pool
+        self.node = ""
         self.settings = settings
         self._digests = tuple(digests)
 

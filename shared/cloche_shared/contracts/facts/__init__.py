@@ -24,6 +24,7 @@ from cloche_shared.contracts.facts.common import (
 )
 from cloche_shared.contracts.facts.deployer import (
     ReplicaEnded,
+    ReplicaLost,
     ReplicaPlaced,
     ReplicaRequested,
     RevisionProvided,
@@ -118,6 +119,7 @@ __all__ = [
     "ReferencesResolved",
     "ReplicaAllocated",
     "ReplicaEnded",
+    "ReplicaLost",
     "ReplicaPlaced",
     "ReplicaRefused",
     "ReplicaRequested",

@@ -36,7 +36,7 @@ class ServicePreparing(Fact):
 
 
 class ReplicaRequested(Fact):
-    """The revision needs GPUs; the runner decides."""
+    """The revision needs a place: a node, and GPUs there; the runner decides."""
 
     revision: int
     replica: int
@@ -44,11 +44,18 @@ class ReplicaRequested(Fact):
 
 
 class ReplicaPlaced(Fact):
-    """The runner gave the revision its GPUs."""
+    """The runner gave the revision its node and GPUs."""
 
     revision: int
     node: str
     gpus: tuple[str, ...] = ()
+
+
+class ReplicaLost(Fact):
+    """The node of the revision was declared lost; it needs another place."""
+
+    revision: int
+    node: str
 
 
 class ReplicaEnded(Fact):
