@@ -241,3 +241,20 @@ async def test_required_hashes_must_be_given_for_all(tmp_path: Path, index: Pack
 async def test_only_a_file_with_a_given_hash_is_taken(real: World) -> None:
     error = await failure(real, "beta==2.0 --hash=sha256:" + "0" * 64)
     assert error.code == "hash_missing"
+
+
+@pytest.mark.parametrize(
+    ("index_url", "line"),
+    [
+        ("https://1.1.1.1/simple", "alpha @ https://localhost/alpha-1.0-py3-none-any.whl"),
+        ("https://1.1.1.1/simple", "alpha @ https://10.0.0.1/alpha-1.0-py3-none-any.whl"),
+        ("http://127.0.0.1:9/simple", "alpha @ https://169.254.169.254/alpha-1.0-py3-none-any.whl"),
+        ("http://169.254.169.254/simple", "alpha"),
+        ("http://[64:ff9b::a9fe:a9fe]/simple", "alpha"),
+    ],
+)
+async def test_no_name_leads_uv_where_nobody_may_be_sent(tmp_path: Path, index_url: str, line: str) -> None:
+    async for world in real_world(tmp_path, PipOptions.model_construct(index_url=index_url)):
+        error = await failure(world, line)
+        assert error.code == "url_not_allowed"
+        assert error.todo

@@ -52,6 +52,15 @@ async def any_near(urls: Iterable[str]) -> bool:
     return any(kind == "near" for _, kind in kinds)
 
 
+async def check_files(urls: Iterable[str], *, beside: Iterable[str]) -> None:
+    """Raise `Failed` (`url_not_allowed`) unless each address is global, or in our own network as an index is."""
+    near = await any_near(beside)
+    for url in urls:
+        kind = await reach_of_url(url)
+        if kind == "never" or (kind == "near" and not near):
+            raise not_allowed(urlsplit(url).hostname or "")
+
+
 def not_allowed(host: str) -> Failed:
     """Return the error of a host that may not be asked."""
     return Failed(

@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import uv
+from packaging.requirements import Requirement
 from packaging.utils import InvalidSdistFilename, parse_sdist_filename
 
 from cloche_shared.adapters import uv_guard
-from cloche_shared.adapters.host_check import any_near
+from cloche_shared.adapters.host_check import any_near, check_files
 from cloche_shared.adapters.interpreters import Interpreter, Interpreters, not_available, probe
 from cloche_shared.adapters.leftovers import Tidied
 from cloche_shared.contracts.definition import Definition, PipOptions
@@ -76,6 +77,7 @@ class UvResolver:
     async def resolve(self, definition: Definition, say: Say) -> Resolution:
         interpreter = await self._interpreter(definition.python.version, say)
         indexes = self._indexes(definition.python.pip_options)
+        await check_files(_addresses(definition.python.pip), beside=indexes)
         async with self._folder("resolve") as folder:
             source, target = folder / "requirements.in", folder / "pylock.toml"
             lines = "\n".join(definition.python.pip) + "\n"
@@ -212,6 +214,11 @@ class UvResolver:
             environment["UV_DEFAULT_INDEX"] = indexes[-1]
             environment["UV_INDEX"] = " ".join(indexes[:-1])
         return environment
+
+
+def _addresses(lines: Sequence[str]) -> list[str]:
+    """Return the addresses of wheels that are named directly."""
+    return [url for line in lines if (url := Requirement(line).url) is not None]
 
 
 def _compile_arguments(options: PipOptions, interpreter: Interpreter, source: Path, target: Path) -> list[str]:
