@@ -229,6 +229,21 @@ async def test_a_making_that_was_cut_short_is_begun_anew(world: World) -> None:
     assert run(prefix.path / "bin" / "alpha").startswith("alpha says")
 
 
+async def test_any_number_of_stored_wheels_can_be_of_another_format_or_touched(world: World) -> None:
+    packages = [Package(f"p{number}", "1.0", files={f"p{number}.py": "x = 1\n"}) for number in range(6)]
+    first = await world.prefix(*packages)
+    (first.path / "cloche.manifest").unlink()
+    plans = sorted((world.folder / "node" / "store").glob("*/plan.json"))
+    for plan in plans[:3]:
+        plan.write_text('{"format": 1}')
+    for plan in plans[3:]:
+        source = next(plan.parent.glob("tree/lib/*/site-packages/p*.py"))
+        source.chmod(0o644)
+        source.write_text("x = 2\n")
+    again = await world.prefix(*packages)
+    assert {file.read_text() for file in (again.path / SITE).glob("p*.py")} == {"x = 1\n"}
+
+
 @pytest.mark.parametrize("name", sorted(BAD_WHEELS))
 async def test_a_bad_wheel_is_refused_and_leaves_nothing(world: World, name: str) -> None:
     code, data = BAD_WHEELS[name]

@@ -22,6 +22,7 @@ from cloche_shared.adapters.local_node_files.prefix import (
     owners,
 )
 from cloche_shared.adapters.local_node_files.store import WheelStore, remove_tree
+from cloche_shared.adapters.sharing import PRIVATE, Sharing
 from cloche_shared.blobs.errors import disk_error
 from cloche_shared.contracts.definition import Artefact, Lock
 from cloche_shared.contracts.files import Manifest
@@ -49,10 +50,18 @@ async def _disk(function: Callable[..., T], *arguments: object) -> T:
 
 
 class LocalNodeFiles:
-    """One node's folder. `close` ends its worker processes."""
+    """One node's folder. `close` ends its worker processes; `sharing` says who else works in it."""
 
-    def __init__(self, root: Path, interpreters: Interpreters | None = None, *, workers: int | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        interpreters: Interpreters | None = None,
+        *,
+        workers: int | None = None,
+        sharing: Sharing = PRIVATE,
+    ) -> None:
         self._root = root.absolute()
+        self._sharing = sharing
         self._interpreters = interpreters or Interpreters()
         self._pool = WorkerPool(workers)
         self._locks = Locks(self._root / "locks")
@@ -130,6 +139,7 @@ class LocalNodeFiles:
         folder = self._root / "tmp" / f"prefix-{os.urandom(8).hex()}"
         try:
             warnings = Builder(folder, path, interpreter).build(self._root / "store", keys)
+            self._sharing.show(folder)
             self._swap(folder, path)
         finally:
             remove_tree(folder)
@@ -153,7 +163,12 @@ class LocalNodeFiles:
             folder.rename(path)
 
     async def checkout(self, work_id: str, snapshot: Manifest, blobs: Blobs) -> Path:
-        return await self._folders.checkout(work_id, snapshot, blobs)
+        if not self._sharing.is_shared:
+            return await self._folders.checkout(work_id, snapshot, blobs)
+        await self.discard(work_id)
+        path = await self._folders.checkout(work_id, snapshot, blobs)
+        await _disk(self._sharing.hand_out, path)
+        return path
 
     async def folder(self, work_id: str) -> Path | None:
         path = self._folders.path(work_id)
@@ -163,7 +178,10 @@ class LocalNodeFiles:
         return await self._folders.collect(work_id, folders, blobs)
 
     async def discard(self, work_id: str) -> None:
-        await self._folders.discard(work_id)
+        if self._sharing.is_shared:
+            await asyncio.to_thread(self._sharing.remove, self._folders.path(work_id))
+        else:
+            await self._folders.discard(work_id)
 
 
 def _exchange(new: Path, path: Path, aside: Path) -> None:

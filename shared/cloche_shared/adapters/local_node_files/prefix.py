@@ -15,6 +15,7 @@ import posixpath
 import shutil
 import stat
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -23,17 +24,14 @@ import orjson
 from installer.scripts import Script
 
 from cloche_shared.adapters.interpreters import Interpreter
-from cloche_shared.adapters.local_node_files.store import Plan, load_plan, record_field
+from cloche_shared.adapters.local_node_files.store import Expected, Plan, Tree, load_plan, record_field
 
 MANIFEST = "cloche.manifest"
 ABOUT = "cloche.json"
+INSTALLER = b"cloche\n"
 FORMAT = 1
 
-Expected = list[int]
-"""Inode, size, mtime_ns, mode."""
-Tree = dict[str, dict[str, Expected]]
-"""Folder → file name → what it must be. Folders are relative to the prefix, its own is ``."""
-
+_NO_FOLDER = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 _COPY_INSTEAD = frozenset({errno.EXDEV, errno.EMLINK, errno.EPERM, errno.ENOTSUP})
 
 
@@ -42,7 +40,7 @@ class StoreChangedError(Exception):
 
     def __init__(self, keys: Iterable[str]) -> None:
         super().__init__("the store changed")
-        self.keys = tuple(keys)
+        self.keys = tuple(sorted(keys))
 
 
 @dataclass(slots=True)
@@ -65,44 +63,64 @@ def _loadable(name: str, cache_tag: str) -> bool:
 
 
 def look(prefix: Path, tree: Tree, cache_tag: str) -> Touched:
-    """Compare a prefix with its manifest: one folder scan and one stat per file, nothing is read."""
+    """Compare a prefix with its manifest: one list per folder and one stat per file, nothing is read.
+
+    Files are looked at by name from their open folder: finding each by its whole path would take
+    twice as long.
+    """
     touched = Touched()
-    root = str(prefix)  # a Path per folder would be a third of the time
-    for folder, files in tree.items():
-        _look_into(root, folder, files, tree, cache_tag, touched)
+    try:
+        with opened(prefix) as root:
+            for folder, files in tree.items():
+                _look_into(root, folder, files, tree, cache_tag, touched)
+    except FileNotFoundError:
+        touched.changed.append("")
     return touched
 
 
 def _look_into(
-    root: str, folder: str, files: dict[str, Expected], tree: Tree, cache_tag: str, touched: Touched
+    root: int, folder: str, files: dict[str, Expected], tree: Tree, cache_tag: str, touched: Touched
 ) -> None:
-    seen = 0
     start = folder + "/" if folder else ""
     try:
-        with os.scandir(f"{root}/{folder}") as entries:
-            for entry in entries:
-                name = entry.name
-                wanted = files.get(name)
-                if wanted is not None:
-                    status = entry.stat(follow_symlinks=False)
-                    seen += 1
-                    if [status.st_ino, status.st_size, status.st_mtime_ns, status.st_mode] != wanted:
-                        touched.changed.append(start + name)
-                elif start + name not in tree and not _is_harmless(folder, entry, cache_tag):
+        with opened(folder or ".", root) as handle:
+            names = os.listdir(handle)  # noqa: PTH208 - pathlib takes no open folder
+            touched.changed.extend(start + name for name in _changed(handle, files))
+            for name in names:
+                if name not in files and start + name not in tree and not _is_harmless(folder, name, handle, cache_tag):
                     touched.extra.append(start + name)
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError as error:
+        if error.errno not in _NO_FOLDER:
+            raise
         touched.changed.append(folder)
-        return
-    if seen != len(files):
-        present = {path.name for path in Path(root, folder).iterdir()}
-        touched.changed.extend(start + name for name in files if name not in present)
 
 
-def _is_harmless(folder: str, entry: os.DirEntry[str], cache_tag: str) -> bool:
+def _changed(folder: int, files: dict[str, Expected]) -> Iterator[str]:
+    """Yield the names of files that are not, or not any more, what they must be."""
+    stat_of = os.stat
+    for name, wanted in files.items():
+        try:
+            status = stat_of(name, dir_fd=folder, follow_symlinks=False)
+        except FileNotFoundError:
+            yield name
+        else:
+            if [status.st_ino, status.st_size, status.st_mtime_ns, status.st_mode] != wanted:
+                yield name
+
+
+def _is_harmless(folder: str, name: str, handle: int, cache_tag: str) -> bool:
     """Tell a cache that a program wrote beside bytecode from a file that the interpreter would load."""
     if posixpath.basename(folder) == "__pycache__":
-        return entry.is_file(follow_symlinks=False) and not _loadable(entry.name, cache_tag)
-    return not folder and entry.name in {MANIFEST, ABOUT}
+        return not _loadable(name, cache_tag) and stat.S_ISREG(_mode(name, handle))
+    return not folder and name in {MANIFEST, ABOUT}
+
+
+def _mode(name: str, folder: int) -> int:
+    """Return a file's mode, 0 when it is gone."""
+    try:
+        return os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
+    except FileNotFoundError:
+        return 0
 
 
 def load_tree(prefix: Path) -> tuple[Tree, list[str], list[str]] | None:
@@ -127,16 +145,18 @@ class Builder:
         self._interpreter = interpreter
         self._tree: Tree = {"": {}}
         self._warnings: list[str] = []
+        self._changed: set[str] = set()
 
     def build(self, store: Path, keys: list[str]) -> list[str]:
         """Make the prefix and return its warnings. Raises `StoreChangedError`, `OSError`."""
+        plans = {key: load_plan(store / key) for key in keys}
+        self._changed = {key for key, plan in plans.items() if plan is None}
         self._skeleton()
-        for key in keys:
-            plan = load_plan(store / key)
-            if plan is None:
-                raise StoreChangedError([key])
-            self._install(plan, store / key / "tree")
-        self._check(store, keys)
+        for key, plan in plans.items():
+            if plan is not None:
+                self._install(plan, store / key / "tree")
+        if self._changed:
+            raise StoreChangedError(self._changed)
         self._finish(keys)
         return self._warnings
 
@@ -175,87 +195,81 @@ class Builder:
             self._note(path, _expected(os.fstat(file)))
 
     def _install(self, plan: Plan, tree: Path) -> None:
-        for folder in plan.folders:
-            self._make_folder(folder)
         self._link(plan, tree)
-        scripts = [*self._rewritten(plan, tree), *self._generated(plan)]
+        if plan.key in self._changed:
+            return
+        scripts = dict([*self._rewritten(plan, tree), *self._generated(plan)])
         self._records(plan, scripts)
         self._warnings.extend(plan.warnings)
 
     def _link(self, plan: Plan, tree: Path) -> None:
-        source = os.open(tree, os.O_RDONLY | os.O_DIRECTORY)
-        target = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            self._link_all(plan, source, target)
-        except FileNotFoundError as error:
-            raise StoreChangedError([plan.key]) from error
-        finally:
-            os.close(source)
-            os.close(target)
+            with opened(tree) as source, opened(self._folder) as target:
+                for folder, files in plan.files.items():
+                    self._make_folder(folder)
+                    if files:
+                        with opened(folder or ".", source) as theirs, opened(folder or ".", target) as ours:
+                            self._link_files(plan, folder, theirs, ours)
+        except FileNotFoundError:
+            self._changed.add(plan.key)
 
-    def _link_all(self, plan: Plan, source: int, target: int) -> None:
-        link = os.link
-        folders = self._tree
-        for path, inode, size, mtime, mode in plan.files:
-            expected = [inode, size, mtime, mode]
+    def _link_files(self, plan: Plan, folder: str, source: int, target: int) -> None:
+        """Link a folder's files, and see of each that it is what was unpacked: the store may have been touched."""
+        link, stat_of = os.link, os.stat
+        noted = self._tree[folder]
+        for name, unpacked in plan.files[folder].items():
+            expected = unpacked
             try:
-                link(path, path, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
+                link(name, name, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
             except FileExistsError:
-                expected = self._meet(plan, path, (source, target), expected)
+                expected = self._meet(plan, posixpath.join(folder, name), (source, target), unpacked)
             except OSError as error:
-                if error.errno not in _COPY_INSTEAD:
-                    raise
-                expected = _copied(path, (source, target), mode)
-            folder, _, name = path.rpartition("/")
-            folders[folder][name] = expected
+                expected = _copied(plan.key, name, (source, target), unpacked, error)
+            status = stat_of(name, dir_fd=target, follow_symlinks=False)
+            if [status.st_ino, status.st_size, status.st_mtime_ns, status.st_mode] != expected:
+                self._changed.add(plan.key)
+            noted[name] = expected
 
-    def _meet(self, plan: Plan, path: str, folders: tuple[int, int], expected: Expected) -> Expected:
+    def _meet(self, plan: Plan, path: str, folders: tuple[int, int], unpacked: Expected) -> Expected:
         """Two wheels have a file of one path: the last one's stays, with a warning unless they are equal."""
         source, target = folders
-        if _digest(path, source) != _digest(path, target):
+        name = posixpath.basename(path)
+        if _digest(name, source) != _digest(name, target):
             self._warnings.append(f"{plan.name} replaces {path}, which another package installs too.")
-        os.unlink(path, dir_fd=target)
+        os.unlink(name, dir_fd=target)
         try:
-            os.link(path, path, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
+            os.link(name, name, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
         except OSError as error:
-            if error.errno not in _COPY_INSTEAD:
-                raise
-            return _copied(path, folders, expected[3])
-        return expected
+            return _copied(plan.key, name, folders, unpacked, error)
+        return unpacked
 
-    def _rewritten(self, plan: Plan, tree: Path) -> Iterator[str]:
+    def _rewritten(self, plan: Plan, tree: Path) -> Iterator[tuple[str, bytes]]:
         """Write the scripts that name the interpreter `#!python`."""
         for path in plan.scripts:
             rest = (tree / path).read_bytes().partition(b"\n")[2]
-            self._write(path, f"#!{self._final}/bin/python\n".encode() + rest, 0o555)
-            yield path
+            data = f"#!{self._final}/bin/python\n".encode() + rest
+            self._write(path, data, 0o555)
+            yield path, data
 
-    def _generated(self, plan: Plan) -> Iterator[str]:
+    def _generated(self, plan: Plan) -> Iterator[tuple[str, bytes]]:
         for entry in plan.entry_points:
             section: Literal["console", "gui"] = "gui" if entry.section == "gui" else "console"
             script = Script(entry.name, entry.module, entry.attr, section)
             name, data = script.generate(f"{self._final}/bin/python", kind="posix")
             self._write(f"bin/{name}", data, 0o555)
-            yield f"bin/{name}"
+            yield f"bin/{name}", data
 
-    def _records(self, plan: Plan, scripts: list[str]) -> None:
+    def _records(self, plan: Plan, scripts: dict[str, bytes]) -> None:
         base = f"{plan.site}/{plan.dist_info}"
-        self._write(f"{base}/INSTALLER", b"cloche\n", 0o444)
-        written = {posixpath.relpath(path, plan.site): path for path in scripts}
-        written[f"{plan.dist_info}/INSTALLER"] = f"{base}/INSTALLER"
+        self._write(f"{base}/INSTALLER", INSTALLER, 0o444)
+        written = {posixpath.relpath(path, plan.site): data for path, data in scripts.items()}
+        written[f"{plan.dist_info}/INSTALLER"] = INSTALLER
         text = io.StringIO()
         text.write(plan.record)
-        for path, own in written.items():
-            data = (self._folder / own).read_bytes()
+        for path, data in written.items():
             text.write(f"{record_field(path)},sha256={_record_hash(data)},{len(data)}\n")
         text.write(f"{record_field(plan.dist_info)}/RECORD,,\n")
         self._write(f"{base}/RECORD", text.getvalue().encode(), 0o444)
-
-    def _check(self, store: Path, keys: list[str]) -> None:
-        """See that what was linked is what was unpacked: the store may have been touched meanwhile."""
-        touched = look(self._folder, self._tree, self._interpreter.cache_tag)
-        if touched:
-            raise StoreChangedError(owners(store, keys, touched.changed) or keys)
 
     def _finish(self, keys: list[str]) -> None:
         about = {
@@ -270,13 +284,28 @@ class Builder:
 
 def owners(store: Path, keys: Iterable[str], paths: Iterable[str]) -> list[str]:
     """Return the store folders that bring any of the given paths."""
-    wanted = set(paths)
+    wanted = list(paths)
     found = []
     for key in keys:
         plan = load_plan(store / key)
-        if plan is None or any(made[0] in wanted for made in plan.files) or wanted.intersection(plan.folders):
+        if plan is None or any(_brings(plan, path) for path in wanted):
             found.append(key)
     return found
+
+
+def _brings(plan: Plan, path: str) -> bool:
+    folder, _, name = path.rpartition("/")
+    return path in plan.files or name in plan.files.get(folder, {})
+
+
+@contextmanager
+def opened(folder: str | Path, parent: int | None = None) -> Iterator[int]:
+    """Hold a folder open; a link in its place is refused."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+    try:
+        yield handle
+    finally:
+        os.close(handle)
 
 
 def _record_hash(data: bytes) -> str:
@@ -289,14 +318,18 @@ def _digest(path: str, folder: int) -> bytes:
         return hashlib.file_digest(stream, "sha256").digest()
 
 
-def _copied(path: str, folders: tuple[int, int], mode: int) -> Expected:
-    """Copy a file that cannot be linked (another file system, too many links)."""
-    source = os.open(path, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=folders[0])
+def _copied(key: str, name: str, folders: tuple[int, int], unpacked: Expected, why: OSError) -> Expected:
+    """Copy a file that cannot be linked (another file system, too many links); raise what is no such reason."""
+    if why.errno not in _COPY_INSTEAD:
+        raise why
+    source = os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=folders[0])
     with os.fdopen(source, "rb") as reader:
+        if _expected(os.fstat(source)) != unpacked:
+            raise StoreChangedError([key])
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-        target = os.open(path, flags, 0o600, dir_fd=folders[1])
+        target = os.open(name, flags, 0o600, dir_fd=folders[1])
         with os.fdopen(target, "wb") as writer:
             shutil.copyfileobj(reader, writer, 1 << 20)
             writer.flush()
-            os.fchmod(target, stat.S_IMODE(mode))
+            os.fchmod(target, stat.S_IMODE(unpacked[3]))
             return _expected(os.fstat(target))

@@ -9,7 +9,7 @@ import asyncio
 import os
 import posixpath
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,22 +30,27 @@ JOB_BYTES = 768 << 10
 """Bytes of source per job: small enough that all cores are busy to the end."""
 OTHER_BYTES = 16 << 20
 
-FORMAT = 2
+FORMAT = 3
+
+Expected = list[int]
+"""Inode, size, mtime_ns and mode of a file."""
+Tree = dict[str, dict[str, Expected]]
+"""Folder → file name → what it must be, parents first. Folders are relative to the prefix, its own is ``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What one wheel brings to a prefix; paths are relative to the prefix and to `tree`.
 
-    `record` is the text of RECORD but for what each prefix writes itself.
+    `files` names every folder, also those without a file. `record` is the text of RECORD but for what
+    each prefix writes itself.
     """
 
     key: str
     name: str
     site: str
     dist_info: str
-    folders: list[str]
-    files: list[Made]
+    files: Tree
     scripts: list[str]
     entry_points: list[EntryPoint]
     record: str
@@ -231,13 +236,20 @@ def _plan(key: str, artefact: Artefact, contents: Contents, folders: list[str], 
         name=artefact.name,
         site=contents.site,
         dist_info=contents.dist_info,
-        folders=folders,
-        files=sorted(item for item in made if item[0] not in scripts),
+        files=_by_folder(folders, (item for item in made if item[0] not in scripts)),
         scripts=sorted(scripts),
         entry_points=list(contents.entry_points),
         record=_record(contents),
         warnings=list(contents.warnings),
     )
+
+
+def _by_folder(folders: Iterable[str], made: Iterable[Made]) -> Tree:
+    tree: Tree = {folder: {} for folder in folders}
+    for path, *expected in made:
+        folder, _, name = path.rpartition("/")
+        tree.setdefault(folder, {})[name] = expected
+    return tree
 
 
 def _record(contents: Contents) -> str:
