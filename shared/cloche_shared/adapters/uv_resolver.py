@@ -218,7 +218,7 @@ class UvResolver:
 
 def _addresses(lines: Sequence[str]) -> list[str]:
     """Return the addresses of wheels that are named directly."""
-    return [url for line in lines if (url := Requirement(line).url) is not None]
+    return [url for line in lines if (url := Requirement(line.partition(" --hash=")[0]).url) is not None]
 
 
 def _compile_arguments(options: PipOptions, interpreter: Interpreter, source: Path, target: Path) -> list[str]:
