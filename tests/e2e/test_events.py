@@ -6,6 +6,8 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
+
 from cloche import Client, Event
 from tests.e2e.packages import ThreadedIndex
 from tests.e2e.steps import Names, Scripts, completed
@@ -138,6 +140,22 @@ def test_a_stream_of_events_resumes_where_it_ended(topology: Topology, client: C
     assert len(whole) > 4
     assert whole[2] not in again
     assert [one for one in again if one not in whole[:2]] == whole[3:]
+
+
+@pytest.mark.embedded_only
+def test_events_of_all_aggregates_come_in_the_order_of_commits_and_resume_behind_the_last(
+    topology: Topology, client: Client, unique: Names, script: Scripts
+) -> None:
+    run = completed(client, script("print(1)"), environment={"name": unique("env"), "definition": {}})
+    told(client, "RunCompleted", correlation=run.id)
+    params = {"follow": "false", "from_start": "true", "correlation": run.id}
+    with topology.rest(accept="text/event-stream") as rest:
+        text = rest.get("/api/v1/events", params=params).text
+        ids, names = ids_of(text), [line[7:] for line in text.splitlines() if line.startswith("event: ")]
+        assert [name for name in names if name in CHAIN] == CHAIN
+        for place in (0, 3, len(ids) - 1):
+            rest.headers["last-event-id"] = ids[place]
+            assert ids_of(rest.get("/api/v1/events", params=params).text) == ids[place + 1 :]
 
 
 def ids_of(text: str) -> list[str]:

@@ -3,6 +3,8 @@
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from cloche_shared.adapters.sqlite import SqliteFile
 from cloche_shared.adapters.system_random import SystemRandom
 from cloche_shared.bus.dispatch import Consumer
@@ -10,6 +12,7 @@ from cloche_shared.contracts.envelope import Event
 from cloche_shared.contracts.fact import fact_type
 from cloche_shared.contracts.facts import EnvironmentArchived
 from cloche_shared.journal.commit import Actor, Commit, Origin
+from cloche_shared.ports.bus import Delivery, Subscription
 from cloche_shared.ports.journal import Document, Verdict
 
 TOPIC = "cloche.environments"
@@ -105,3 +108,41 @@ async def test_after_a_graceful_stop_nothing_is_delivered_again(tmp_path: Path) 
     await file.close()
     assert second.order == [("environment/default/e0", LENGTH + 1)]
     assert first.repeated == second.repeated == 0
+
+
+async def read(subscription: Subscription, count: int) -> list[Delivery]:
+    found: list[Delivery] = []
+    async with asyncio.timeout(5):
+        while len(found) < count:
+            found += await subscription.fetch(100)
+    return found
+
+
+async def test_deliveries_of_all_services_come_in_the_order_of_commits_and_a_tail_goes_on_anywhere(
+    tmp_path: Path,
+) -> None:
+    file = await SqliteFile.open(tmp_path / "cloche.db", tail=300)
+    wanted = []
+    async with file.bus().tail([TOPIC]) as live:
+        for number in range(1, 1301):
+            await file.journal(("registry", "runner", "builder")[number % 3]).append_many([document(number, 1)])
+            wanted.append(f"environment/default/e{number}/000000000001#0")
+        assert [one.event.id for one in await read(live, 1300) if one.event] == wanted
+    async with file.bus().tail([TOPIC], from_start=True) as whole:
+        found = await read(whole, 1300)
+    assert [one.event.id for one in found if one.event] == wanted
+    async with file.bus().tail([TOPIC], after=file.bus().place(found[999])) as rest:
+        assert [one.event.id for one in await read(rest, 300) if one.event] == wanted[1000:]
+        assert await rest.lag() == 0
+    await file.close()
+
+
+@pytest.mark.parametrize("place", ["", "no place", "9" * 18, "9" * 40, "-1", "٣"])
+async def test_a_place_that_nobody_gave_means_what_comes_from_now_on(tmp_path: Path, place: str) -> None:
+    file = await SqliteFile.open(tmp_path / "cloche.db")
+    await file.journal("registry").append_many([document(1, 1)])
+    async with file.bus().tail([TOPIC], after=place) as tail:
+        await file.journal("registry").append_many([document(2, 1)])
+        (delivery,) = await read(tail, 1)
+    assert delivery.key == "environment/default/e2"
+    await file.close()

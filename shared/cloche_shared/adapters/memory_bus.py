@@ -115,8 +115,17 @@ class MemoryBus:
         finally:
             self.broker.leave(group, subscription)
 
+    def place(self, delivery: Delivery) -> str:  # noqa: ARG002 - the port's signature
+        return ""
+
     @asynccontextmanager
-    async def tail(self, topics: Sequence[str], *, from_start: bool = False) -> AsyncIterator[Subscription]:
+    async def tail(
+        self,
+        topics: Sequence[str],
+        *,
+        from_start: bool = False,
+        after: str = "",  # noqa: ARG002 - partitions have no one order, as on a cluster's broker
+    ) -> AsyncIterator[Subscription]:
         subscription = MemorySubscription(self.broker, "", topics)
         found = [part for topic in topics for part in self.broker.partitions(topic)]
         subscription.assign({part.source: (part, 0 if from_start else len(part.log)) for part in found})

@@ -1,13 +1,17 @@
 """`GET /events`: what happens in the caller's project, live, as server-sent CloudEvents.
 
 Every message's data is one CloudEvent in structured mode. Its SSE id is opaque; sent back as
-`Last-Event-ID`, the stream goes on behind that event. Order is kept per aggregate only, so what
-happened shortly before it may come again: the CloudEvent's own `id` tells.
+`Last-Event-ID`, the stream goes on behind that event.
+
+Embedded, events come in the order of their commits, whatever they are about, and a resumed stream begins with
+the very next one. On a broker order is kept per aggregate only, so a resumed stream may repeat what
+happened in the ten seconds before: the CloudEvent's own `id` tells.
 """
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from hashlib import sha256
 from typing import Annotated, Final
 
 import orjson
@@ -24,7 +28,7 @@ from cloche_shared.ports.bus import Bus
 RESUME_OVERLAP: Final = timedelta(seconds=10)
 """What other aggregates' events may be behind the one that the client saw last, and come again."""
 PUBLIC: Final = "public"
-_ACCESS: Final = TOPICS["access"]
+_ADMINS: Final = (TOPICS["access"], TOPICS["denial"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +55,10 @@ class EventFilter:
 
 
 class Resume:
-    """Passes over what came before the event that a client saw last."""
+    """Passes over what came before the event that a client saw last, where the bus gave no place for it."""
 
     def __init__(self, last: str) -> None:
-        at, _, self._id = last.partition("|")
+        at, _, self._mark = last.partition("|")
         seen = _moment(at)
         self._since = None if seen is None else seen - RESUME_OVERLAP
 
@@ -68,7 +72,7 @@ class Resume:
         if self._since is None:
             return True
         moment = _moment(event.time)
-        return event.id != self._id and (moment is None or moment >= self._since)
+        return _mark_of(event) != self._mark and (moment is None or moment >= self._since)
 
 
 def _moment(text: str) -> datetime | None:
@@ -79,15 +83,21 @@ def _moment(text: str) -> datetime | None:
     return moment if moment.tzinfo is not None else None
 
 
-def shown(event: Event) -> ServerEvent:
-    """Return the message of an event."""
-    return ServerEvent(orjson.dumps(event.structured()).decode(), id=f"{event.time}|{event.id}", event=event.name)
+def _mark_of(event: Event) -> str:
+    """Return a short text for an event's id, which may be longer than a header may be."""
+    return sha256(event.id.encode()).hexdigest()[:24]
+
+
+def shown(event: Event, place: str = "") -> ServerEvent:
+    """Return the message of an event; `place` is what the bus gave for it."""
+    where = place or f"{event.time}|{_mark_of(event)}"
+    return ServerEvent(orjson.dumps(event.structured()).decode(), id=where, event=event.name)
 
 
 def topics_for(caller: Caller) -> list[str]:
-    """Return the topics that a caller may follow: facts about keys are for administrators."""
-    open_to_all = sorted(set(TOPICS.values()) - {_ACCESS})
-    return [*open_to_all, _ACCESS] if caller.principal.may("access.write") else open_to_all
+    """Return the topics that a caller may follow: facts about keys and refusals are for administrators."""
+    open_to_all = sorted(set(TOPICS.values()).difference(_ADMINS))
+    return [*open_to_all, *_ADMINS] if caller.principal.may("access.write") else open_to_all
 
 
 async def follow_events(
@@ -101,12 +111,12 @@ async def follow_events(
 ) -> AsyncIterator[ServerEvent]:
     """Yield the messages of wanted events; unless `for_ever`, only those that are there."""
     resume = Resume(last)
-    async with bus.tail(topics, from_start=from_start or resume.asked) as subscription:
+    async with bus.tail(topics, from_start=from_start or resume.asked, after=last) as subscription:
         while for_ever or await subscription.lag():
             for delivery in await subscription.fetch():
                 event = delivery.event
                 if event is not None and wanted(event) and resume.passes(event):
-                    yield shown(event)
+                    yield shown(event, bus.place(delivery))
 
 
 def events_router(bus: Bus) -> APIRouter:

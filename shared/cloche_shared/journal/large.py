@@ -144,9 +144,15 @@ class LargeBus:
         """Join a durable group."""
         return self._whole(self._bus.subscribe(group, topics))
 
-    def tail(self, topics: Sequence[str], *, from_start: bool = False) -> AbstractAsyncContextManager[Subscription]:
+    def tail(
+        self, topics: Sequence[str], *, from_start: bool = False, after: str = ""
+    ) -> AbstractAsyncContextManager[Subscription]:
         """Follow topics without a group."""
-        return self._whole(self._bus.tail(topics, from_start=from_start))
+        return self._whole(self._bus.tail(topics, from_start=from_start, after=after))
+
+    def place(self, delivery: Delivery) -> str:
+        """Return where a tail goes on behind a delivery."""
+        return self._bus.place(delivery)
 
     async def bury(self, letter: DeadLetter) -> None:
         """Put a poison message aside."""

@@ -60,8 +60,20 @@ class Bus(Protocol):
     def subscribe(self, group: str, topics: Sequence[str]) -> AbstractAsyncContextManager[Subscription]:
         """Join a durable group, which starts with the oldest message that is there."""
 
-    def tail(self, topics: Sequence[str], *, from_start: bool = False) -> AbstractAsyncContextManager[Subscription]:
-        """Follow topics without a group: nothing is remembered."""
+    def tail(
+        self, topics: Sequence[str], *, from_start: bool = False, after: str = ""
+    ) -> AbstractAsyncContextManager[Subscription]:
+        """Follow topics without a group: nothing is remembered.
+
+        `after` is a `place` that this bus gave; the tail goes on behind it. A text that is none is passed over.
+        """
+
+    def place(self, delivery: Delivery) -> str:
+        """Return where a tail goes on behind a delivery (short, opaque).
+
+        Empty on a bus that has no one order for all its topics: whoever resumes there reads again from
+        the start and passes over what it knows.
+        """
 
     async def bury(self, letter: DeadLetter) -> None:
         """Put a poison message aside durably, under `<topic>.dead`."""

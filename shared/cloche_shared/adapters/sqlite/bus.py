@@ -4,7 +4,9 @@ After each commit the writer hands over the documents that it holds in memory; e
 and the same deliveries go to all subscriptions that want its topic. A subscription that is behind
 (at its start, or when its tail overflowed) reads the tables until it has caught up.
 
-An offset is `position << 16 | index of the fact`, so that a document's facts are told apart.
+An offset is `position << 16 | index of the fact`, so that a document's facts are told apart. Positions are
+counted for all journals of the file together, so deliveries come in the order of commits, also where
+they are read from the tables.
 """
 
 import asyncio
@@ -25,6 +27,8 @@ _SHIFT = 16
 TAIL = 20_000
 """Deliveries that are held in memory for a subscription before it must read the tables again."""
 _PAGE = 500
+_LONGEST_PLACE = 18
+"""Digits of an offset that SQLite can hold."""
 
 
 class JournalBus:
@@ -65,9 +69,15 @@ class JournalBus:
             JournalSubscription(self, group, topics, {name: self._offset(group, name) for name in sources})
         )
 
-    def tail(self, topics: Sequence[str], *, from_start: bool = False) -> AbstractAsyncContextManager[Subscription]:
-        start = {name: 0 if from_start else (head + 1) << _SHIFT for name, head in self.released.items()}
-        return self._joined(JournalSubscription(self, "", topics, start))
+    def tail(
+        self, topics: Sequence[str], *, from_start: bool = False, after: str = ""
+    ) -> AbstractAsyncContextManager[Subscription]:
+        head = (max(self.released.values(), default=0) + 1) << _SHIFT
+        first = min(int(after) + 1, head) if _is_place(after) else 0 if from_start else head
+        return self._joined(JournalSubscription(self, "", topics, dict.fromkeys(self.released, first)))
+
+    def place(self, delivery: Delivery) -> str:
+        return str(delivery.offset)
 
     async def bury(self, letter: DeadLetter) -> None:
         await self._letters.put(letter)
@@ -92,11 +102,13 @@ class JournalBus:
         if source == RESENT:
             self._letters.forget(group, offset >> _SHIFT)
 
-    def page(self, group: str, source: str, topics: Sequence[str], start: int) -> list[Delivery]:
-        """Return the next deliveries of a source from the tables, of up to 500 documents; none: caught up."""
-        if source == RESENT:
-            again = self._letters.resent(group, start >> _SHIFT, _PAGE)
-            return [item for pos, letter in again if (item := _again(letter, pos << _SHIFT)).offset >= start]
+    def again(self, group: str, start: int) -> list[Delivery]:
+        """Return the next letters that come again; none: caught up."""
+        letters = self._letters.resent(group, start >> _SHIFT, _PAGE)
+        return [item for pos, letter in letters if (item := _again(letter, pos << _SHIFT)).offset >= start]
+
+    def page(self, source: str, topics: Sequence[str], start: int) -> tuple[list[Delivery], bool]:
+        """Return the next deliveries of a journal from its table, of up to 500 documents, and whether more follow."""
         # One range of the topic's index each: the cost depends on the page, not on the history.
         sql = (
             f"SELECT pos,key,body,topic,partition_key FROM {source}_journal"  # noqa: S608 - our own name
@@ -106,7 +118,7 @@ class JournalBus:
         ranges = (self.reader.execute(sql, (topic, first, last, _PAGE)).fetchall() for topic in topics)
         rows = sorted(row for rows in ranges for row in rows)[:_PAGE]
         found = (deliveries(source, pos, Document(*columns)) for pos, *columns in rows)
-        return [item for items in found for item in items if item.offset >= start]
+        return [item for items in found for item in items if item.offset >= start], len(rows) == _PAGE
 
     def waiting(self, source: str, topics: Sequence[str], start: int) -> int:
         """Return how many documents of these topics lie behind `start`."""
@@ -195,10 +207,10 @@ class JournalSubscription:
         return len(self._tail) + sum(self._bus.waiting(name, self.topics, self._next[name]) for name in self._behind)
 
     def push(self, source: str, items: list[Delivery]) -> None:
-        """Take fresh deliveries, unless older ones of that source must be read first."""
-        if source in self._behind or not items:
+        """Take fresh deliveries, unless older ones must be read first: everything comes in order of commit."""
+        if not items:
             return
-        if len(self._tail) >= self._bus.tail_limit:
+        if self._behind or len(self._tail) >= self._bus.tail_limit:
             self._behind.add(source)
             return
         self._tail.extend(items)
@@ -215,18 +227,34 @@ class JournalSubscription:
             self._waiter.set_result(None)
 
     def _catch_up(self) -> None:
-        for source in sorted(self._behind):
-            found = self._bus.page(self.group, source, self.topics, self._next[source])
-            if found:
-                self._tail.extend(found)
-                self._next[source] = found[-1].offset + 1
-            else:
-                self._behind.discard(source)
+        """Read a page of each source, and take what is older than whatever was not read yet."""
+        journals = sorted(self._behind - {RESENT})
+        pages = {name: self._bus.page(name, self.topics, self._next[name]) for name in journals}
+        edge = min((found[-1].offset for found, more in pages.values() if more), default=None)
+        taken = [item for found, _ in pages.values() for item in found if edge is None or item.offset <= edge]
+        if RESENT in self._behind:
+            self._take(self._bus.again(self.group, self._next[RESENT]))
+        self._take(sorted(taken, key=_offset))
+        if not self._tail:
+            self._behind.clear()
+
+    def _take(self, items: Sequence[Delivery]) -> None:
+        self._tail.extend(items)
+        for item in items:
+            self._next[item.source] = item.offset + 1
 
     def _beyond_others(self, source: str, offset: int) -> int:
         """Skip documents of other topics, so that a restart does not read them again."""
         caught_up = not self._tail and source not in self._behind and self._next[source] == offset
         return max(offset, (self._bus.released[source] + 1) << _SHIFT) if caught_up and source != RESENT else offset
+
+
+def _offset(delivery: Delivery) -> int:
+    return delivery.offset
+
+
+def _is_place(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= _LONGEST_PLACE
 
 
 def deliveries(source: str, pos: int, document: Document) -> list[Delivery]:

@@ -6,6 +6,8 @@ Documents and dead letters are durable when their future resolves. View rows, le
 offsets can be had again, so they never cost a sync: in a transaction with documents they ride along,
 and without one the transaction runs with `synchronous=NORMAL`, under which SQLite in WAL mode writes
 but does not sync (the next durable commit syncs them too, because the log is one file).
+
+Positions are counted for all journals together, so that they give one order of commits.
 """
 
 import asyncio
@@ -81,12 +83,13 @@ class Writer:
         self._closed = False
         self._ended = asyncio.Event()
         self._heads = {name: _head(connection, name) for name in services}
+        self._last = max(self._heads.values(), default=0)
         self._listeners: list[Listener] = []
         self._thread = threading.Thread(target=self._work, name="sqlite-writer", daemon=True)
         self._thread.start()
 
     def heads(self) -> dict[str, int]:
-        """Return the last position of each journal, as it was when the file was opened."""
+        """Return the last position of each journal when the file was opened."""
         return dict(self._heads)
 
     def listen(self, listener: Listener) -> None:
@@ -228,8 +231,8 @@ class Writer:
         for write in (*writes, *lazy):
             self._write(write)
         self._connection.execute("COMMIT")
-        for service, documents in placed.items():
-            self._heads[service] += len(documents)
+        for documents in placed.values():
+            self._last += len(documents)
         return placed
 
     def _write(self, write: Write) -> None:
@@ -249,13 +252,15 @@ class Writer:
     def _insert(self, appends: Mapping[str, list[Append]]) -> dict[str, Placed]:
         """Insert all calls' documents in few statements; only when a key is held, one by one."""
         placed: dict[str, Placed] = {}
+        free = self._last + 1
         for service, calls in appends.items():
             documents = [document for call in calls for document in call.documents]
-            placed[service] = list(enumerate(documents, self._heads[service] + 1))
+            placed[service] = list(enumerate(documents, free))
+            free += len(documents)
             if not self._insert_all(service, placed[service]):
                 self._connection.execute("ROLLBACK")
                 self._connection.execute("BEGIN IMMEDIATE")
-                return {name: self._insert_singly(name, several) for name, several in appends.items()}
+                return self._insert_singly(appends)
         for calls in appends.values():
             for call in calls:
                 call.verdicts = [Verdict.INSERTED] * len(call.documents)
@@ -270,20 +275,21 @@ class Writer:
                 return False
         return True
 
-    def _insert_singly(self, service: str, calls: list[Append]) -> Placed:
-        placed: Placed = []
-        head = self._heads[service]
-        sql = _insert_sql(service, 1)
-        for call in calls:
-            call.verdicts = [Verdict.SKIPPED] * len(call.documents)
-            for index, item in enumerate(call.documents):
-                pos = head + len(placed) + 1
-                row = (pos, item.key, item.topic, item.partition_key, item.body)
-                if self._connection.execute(sql, row).rowcount == 0:
-                    call.verdicts[index] = Verdict.DUPLICATE
-                    break
-                call.verdicts[index] = Verdict.INSERTED
-                placed.append((pos, item))
+    def _insert_singly(self, appends: Mapping[str, list[Append]]) -> dict[str, Placed]:
+        placed: dict[str, Placed] = {service: [] for service in appends}
+        free = self._last + 1
+        for service, calls in appends.items():
+            sql = _insert_sql(service, 1)
+            for call in calls:
+                call.verdicts = [Verdict.SKIPPED] * len(call.documents)
+                for index, item in enumerate(call.documents):
+                    row = (free, item.key, item.topic, item.partition_key, item.body)
+                    if self._connection.execute(sql, row).rowcount == 0:
+                        call.verdicts[index] = Verdict.DUPLICATE
+                        break
+                    call.verdicts[index] = Verdict.INSERTED
+                    placed[service].append((free, item))
+                    free += 1
         return placed
 
     def _tell(self, batch: list[Operation], error: Exception | None, placed: dict[str, Placed]) -> None:
