@@ -121,6 +121,27 @@ async def test_what_is_wrong_is_a_problem(client: httpx2.AsyncClient, body: byte
     assert found.headers["content-type"] == "application/problem+json"
 
 
+async def test_a_query_that_it_does_not_have_is_refused(client: httpx2.AsyncClient) -> None:
+    found = await client.post("/api/v1/things?dry=1", content=b'{"name":"a"}')
+    assert (found.status_code, found.json()["code"]) == (422, "unknown_field")
+
+
+async def test_of_a_key_that_comes_twice_the_first_counts(client: httpx2.AsyncClient) -> None:
+    twice = [("idempotency-key", "one"), ("idempotency-key", "two")]
+    both = await client.post("/api/v1/things", content=b'{"name":"a"}', headers=twice)
+    first = await client.post("/api/v1/things", content=b'{"name":"a"}', headers=twice[:1])
+    assert both.headers["x-request-key"] == first.headers["x-request-key"]
+
+
+async def test_a_body_in_pieces_is_read_whole(client: httpx2.AsyncClient) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b'{"name":'
+        yield b'"a"}'
+
+    found = await client.post("/api/v1/things", content=pieces())
+    assert (found.status_code, found.json()) == (201, {"name": "a"})
+
+
 async def test_a_crash_tells_nothing_but_is_recorded(world: World, client: httpx2.AsyncClient) -> None:
     found = await client.post("/api/v1/things", content=b'{"name":"crash"}')
     assert (found.status_code, found.json()["code"]) == (500, "internal")

@@ -84,7 +84,10 @@ class Action(SecurityBase):
 
     async def __call__(self, request: Request) -> Caller:
         """Return the caller; raises `Forbidden` (`not_allowed`)."""
-        exchange = exchange_of(request)
+        return self.admit(exchange_of(request), request.headers.get(HEADER))
+
+    def admit(self, exchange: Exchange, wanted: str | None) -> Caller:
+        """Return the caller; `wanted` is the project that its header names. Raises as a call does."""
         principal = exchange.principal
         if principal is None or not principal.may(self.action):
             raise Forbidden(
@@ -93,7 +96,7 @@ class Action(SecurityBase):
                 why=f"It needs the role {ACTIONS[self.action]} or a higher one.",
                 todo="Ask an administrator for a key with that role.",
             )
-        project = choose_project(principal, request.headers.get(HEADER))
+        project = choose_project(principal, wanted)
         exchange.project = project
         return Caller(principal, project, exchange)
 

@@ -13,15 +13,18 @@ from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from cloche_shared.http.caller import Action
+from cloche_shared.http.caller import HEADER, Action
 from cloche_shared.http.conditions import RequestKey, check_key, fingerprint_of
 from cloche_shared.http.exchange import exchange_of
-from cloche_shared.http.routes import StrictRoute
+from cloche_shared.http.routes import StrictRoute, refuse_unknown
 from cloche_shared.http.strict_json import parse, read_body
 
 _NO_KEY: Final = RequestKey()
+_PROJECT: Final = HEADER.encode()
+_IDEMPOTENCY_KEY: Final = b"idempotency-key"
 
 Endpoint = Callable[..., Awaitable[Response]]
 
@@ -52,18 +55,44 @@ class LeanRoute(StrictRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return the handler, which needs nothing of FastAPI."""
-        return self.answer
 
-    async def answer(self, request: Request) -> Response:
+        async def handler(request: Request) -> Response:
+            return await self.answer(request.scope, request.receive)
+
+        return handler
+
+    async def answer(self, scope: Scope, receive: Receive) -> Response:
         """Answer a request."""
-        if accept := exchange_of(request).accept:
-            self.refuse_unaccepted(accept)
-        caller = await self.guard(request)
-        raw = await request.body()
+        exchange = exchange_of(scope)
+        if exchange.accept:
+            self.refuse_unaccepted(exchange.accept)
+        if scope["query_string"]:
+            refuse_unknown(Request(scope), frozenset())
+        # of a header that comes twice the first counts, as with every other route
+        headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))
+        caller = self.guard.admit(exchange, _text(headers.get(_PROJECT)))
+        raw = await _whole_body(receive)
         parse(raw)
         body = read_body(self.takes.body, raw)
-        made: Response = await self.endpoint(caller=caller, once=request_key(request, raw), body=body)
+        once = request_key(scope, _text(headers.get(_IDEMPOTENCY_KEY)), raw)
+        made: Response = await self.endpoint(caller=caller, once=once, body=body)
         return made
+
+
+def _text(header: bytes | None) -> str | None:
+    return None if header is None else header.decode("latin-1")
+
+
+async def _whole_body(receive: Receive) -> bytes:
+    """Return the body. Raises `ClientDisconnect` when it ends before its end."""
+    parts: list[bytes] = []
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        parts.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _route_class(takes: Lean) -> type[LeanRoute]:
@@ -88,14 +117,13 @@ class Shortcut:
             await self._app(scope, receive, send)
             return
         scope["route"] = route
-        made = await route.answer(Request(scope, receive))
+        made = await route.answer(scope, receive)
         await made(scope, receive, send)
 
 
-def request_key(request: Request, raw: bytes) -> RequestKey:
-    """Return the request's identity. Raises `Invalid` (`invalid_idempotency_key`)."""
-    key = check_key(request.headers.get("idempotency-key"))
+def request_key(scope: Scope, given: str | None, raw: bytes) -> RequestKey:
+    """Return the request's identity by its `Idempotency-Key`. Raises `Invalid` (`invalid_idempotency_key`)."""
+    key = check_key(given)
     if not key:
         return _NO_KEY
-    scope = request.scope
     return RequestKey(key, fingerprint_of(scope["method"], scope["path"], scope["query_string"], raw))

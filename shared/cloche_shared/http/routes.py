@@ -42,7 +42,7 @@ class StrictRoute(APIRoute):
             if accept := exchange_of(request).accept:
                 self.refuse_unaccepted(accept)
             if request.scope["query_string"]:
-                _refuse_unknown(request, known)
+                refuse_unknown(request, known)
             if not has_body:
                 return await inner(request)
             strict = _StrictRequest(request.scope, request.receive)
@@ -71,7 +71,7 @@ def _query_names(dependant: Dependant) -> Iterator[str]:
         yield from _query_names(inner)
 
 
-def _refuse_unknown(request: Request, known: frozenset[str]) -> None:
+def refuse_unknown(request: Request, known: frozenset[str]) -> None:
     """Raise `Invalid` (`unknown_field`) for a query that the route does not have: no filter is silently lost."""
     unknown = [name for name in request.query_params if name not in known]
     if unknown:

@@ -34,6 +34,14 @@ class StreamId:
         return cls(kind, project, name)
 
 
+def place_of(key: str) -> tuple[StreamId, int]:
+    """Return the stream and the number that a document's key names (1 where it has none)."""
+    head, _, tail = key.rpartition("/")
+    if tail.isdigit() and len(tail) == SEQUENCE_DIGITS and head.count("/") == 2:  # noqa: PLR2004 - kind/project/id
+        return StreamId.parse(head), int(tail)
+    return StreamId.parse(key), 1
+
+
 @dataclass(frozen=True, slots=True)
 class Actor:
     """Who did it: the subject (`key:<id>`, `service:<name>`), from which address, in which request."""
@@ -138,10 +146,9 @@ class Written:
     seq: int = field(init=False)
 
     def __post_init__(self) -> None:
-        head, _, tail = self.key.rpartition("/")
-        numbered = tail.isdigit() and len(tail) == SEQUENCE_DIGITS and head.count("/") == 2  # noqa: PLR2004 - kind/project/id
-        object.__setattr__(self, "stream", StreamId.parse(head if numbered else self.key))
-        object.__setattr__(self, "seq", int(tail) if numbered else 1)
+        stream, seq = place_of(self.key)
+        object.__setattr__(self, "stream", stream)
+        object.__setattr__(self, "seq", seq)
 
 
 def written(document: Document) -> Written:
@@ -166,23 +173,25 @@ def events_of(document: Document, source: str) -> list[Event]:
     """Return the events that a document sends, in order; `source` is the service (`/cloche/runner`)."""
     if not document.topic:
         return []
-    commit = written(document)
+    # straight from the JSON: this runs for every document that the embedded bus carries
+    body = orjson.loads(document.body)
+    stream, seq = place_of(document.key)
     return [
         Event(
             id=f"{document.key}#{index}",
-            type=type_name,
+            type=fact["type"],
             source=source,
-            subject=str(commit.stream) if commit.stream.kind != "answers" else commit.reply_to,
-            sequence=commit.seq,
-            project=commit.stream.project,
-            time=commit.at,
-            correlation=commit.correlation,
-            data=data,
+            subject=str(stream) if stream.kind != "answers" else body.get("reply", ""),
+            sequence=seq,
+            project=stream.project,
+            time=body["at"],
+            correlation=body["corr"],
+            data=fact["data"],
             topic=document.topic,
             key=document.partition_key,
-            causation=commit.cause,
-            traceparent=commit.traceparent,
-            actor=commit.actor.subject,
+            causation=body.get("cause", ""),
+            traceparent=body.get("trace", ""),
+            actor=body["actor"][0],
         )
-        for index, (type_name, data) in enumerate(commit.facts)
+        for index, fact in enumerate(body["facts"])
     ]

@@ -262,7 +262,7 @@ def deliveries(source: str, pos: int, document: Document) -> list[Delivery]:
     key, first = document.partition_key, pos << _SHIFT
     try:
         events = events_of(document, f"/cloche/{source}")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         return [Delivery(source, first, key, None, document.body, f"{type(error).__name__}: {error}")]
     return [Delivery(source, first + index, key, event) for index, event in enumerate(events)]
 
