@@ -21,6 +21,7 @@ from cloche_shared.adapters.memory_bus import MemoryBroker, MemoryBus
 from cloche_shared.adapters.memory_executor import Life, MemoryExecutor, MemoryMachine, Program
 from cloche_shared.adapters.memory_journal import MemoryJournal, MemoryStore
 from cloche_shared.adapters.memory_leases import MemoryLeases
+from cloche_shared.adapters.memory_peers import MemoryPeers
 from cloche_shared.adapters.memory_views import MemoryViews
 from cloche_shared.adapters.system_clock import MemoryClock
 from cloche_shared.adapters.system_random import SeededRandom
@@ -38,6 +39,7 @@ from cloche_shared.contracts.facts import (
 from cloche_shared.contracts.files import FileEntry, Manifest
 from cloche_shared.contracts.references import Problem, ResolvedEnvironment
 from cloche_shared.http.app import AppParts, create_app
+from cloche_shared.http.elsewhere import Elsewhere
 from cloche_shared.http.files import FILE_RULES
 from cloche_shared.http.front import FrontParts
 from cloche_shared.http.health import Version
@@ -85,6 +87,7 @@ class Cluster:
         self.blobs = MemoryBlobStore()
         self.views = MemoryViews()
         self.leases = MemoryLeases()
+        self.peers = MemoryPeers()
         self.random = SeededRandom(1)
         self.clock = MemoryClock()
         self.programs: dict[str, Program] = {}
@@ -184,10 +187,10 @@ class Client:
     def __init__(self, cluster: Cluster, runner: Runner) -> None:
         self.cluster = cluster
         self.runner = runner
-        policy = FrontPolicy(hosts=frozenset({"cloche.test"}), routes=FILE_RULES)
+        policy = FrontPolicy(hosts=frozenset({"cloche.test", "n1.cloche.test", "n2.cloche.test"}), routes=FILE_RULES)
         front = FrontParts(access=cluster.access, clock=cluster.clock, random=cluster.random, policy=policy)
         version = Version(name="cloche", version="0", installation="here")
-        app = create_app([runner.surface.router], AppParts(version=version, front=front))
+        app = self.app = create_app([runner.surface.router], AppParts(version=version, front=front))
         self.http = httpx2.AsyncClient(
             transport=httpx2.ASGITransport(app=app),
             base_url="http://cloche.test/api/v1",
@@ -235,8 +238,12 @@ class Client:
 async def replica(cluster: Cluster, node: str = "n1", **settings: object) -> AsyncIterator[Client]:
     """Run a replica that drives a node (an empty name: none) until the block is left."""
     ports = cluster.node(node) if node else None
-    runner = build(cluster.platform(), RunnerSettings(node=node, **settings), ports)  # type: ignore[arg-type]
+    address = f"http://{node or 'none'}.cloche.test"
+    elsewhere = Elsewhere(cluster.peers, cluster.leases, cluster.clock, node or "none", address)
+    found = RunnerSettings(node=node, address=address, **settings)  # type: ignore[arg-type]
+    runner = build(cluster.platform(), found, ports, elsewhere if cluster.shared else None)
     client = Client(cluster, runner)
+    cluster.peers.apps[address] = client.app
     async with Lifecycle() as life, client.http:
         await runner.start(life)
         try:

@@ -1,17 +1,18 @@
 """REST of the runner: runs, what they log and leave, and the nodes."""
 
+from collections.abc import AsyncIterator
 from typing import Annotated
 
 import orjson
-from fastapi import APIRouter, Header, Path, Query
+from fastapi import APIRouter, Header, Path, Query, Request
 from starlette.responses import Response, StreamingResponse
 
 from cloche_runner.domain.nodes import Node
 from cloche_runner.domain.runs import Run
 from cloche_runner.handlers import Commands, Submission
-from cloche_runner.logs import last_lines, log_bytes, log_events
+from cloche_runner.logs import followed_bytes, last_lines, log_bytes, log_events, primed
 from cloche_runner.metrics import summarise
-from cloche_runner.reading import Reading
+from cloche_runner.reading import Follower, Reading
 from cloche_runner.scheduling import Scheduling
 from cloche_runner.schemas import GpuView, MetricsView, NodeView, OutputsView, SubmitRun, WhyView
 from cloche_runner.views import RUNS, RunView, run_view
@@ -20,6 +21,7 @@ from cloche_shared.contracts.runs import RunStatus
 from cloche_shared.errors import Invalid
 from cloche_shared.http.caller import Caller, may
 from cloche_shared.http.conditions import Matching, Once, Preferred, etag_of
+from cloche_shared.http.elsewhere import Elsewhere, may_go_on
 from cloche_shared.http.files import BYTES, download, files_router
 from cloche_shared.http.paging import Page, Paging, encode_token, page_bytes
 from cloche_shared.http.position_wait import views_caught_up
@@ -38,7 +40,11 @@ RunId = Annotated[str, Path(pattern=r"^[A-Za-z0-9._-]{1,64}$", description="The 
 
 _PREFIX = "/api/v1/runs"
 _ACCEPTED = {202: {"model": RunView, "description": "Accepted; `Location` shows how far it is."}}
-_TEXT = {"text/plain": {"schema": {"type": "string"}}, MEDIA_TYPE: {"schema": {"type": "string"}}}
+_TEXT = {
+    "text/plain": {"schema": {"type": "string"}},
+    MEDIA_TYPE: {"schema": {"type": "string"}},
+    BYTES: {"schema": {"type": "string", "format": "binary"}},
+}
 _LOG = {200: {"content": _TEXT, "description": "The log's bytes, or server-sent events."}}
 _FILE = {200: {"content": {BYTES: {"schema": {"type": "string", "format": "binary"}}}, "description": "The file."}}
 
@@ -46,7 +52,15 @@ _FILE = {200: {"content": {BYTES: {"schema": {"type": "string", "format": "binar
 class _Api:
     """What the routes share."""
 
-    def __init__(self, commands: Commands, reading: Reading, scheduling: Scheduling, platform: Platform) -> None:
+    def __init__(
+        self,
+        commands: Commands,
+        reading: Reading,
+        scheduling: Scheduling,
+        platform: Platform,
+        elsewhere: Elsewhere | None,
+    ) -> None:
+        self.elsewhere = elsewhere
         self.commands = commands
         self.reading = reading
         self.scheduling = scheduling
@@ -69,6 +83,18 @@ class _Api:
         stream = StreamId("run", caller.project, run_id)
         caller.wrote(stream, present.seq)
         return self.reply(stream, present.state, present.seq)
+
+    def follower(self, request: Request, run_id: str, *, follow: bool) -> Follower | None:
+        """Return what asks other replicas for a run's log on behalf of this caller; None where all are here."""
+        elsewhere, scope = self.elsewhere, request.scope
+        if elsewhere is None or not may_go_on(scope):
+            return None
+
+        def ask(node: str, offset: int) -> AsyncIterator[bytes]:
+            target = f"{_PREFIX}/{run_id}/log?offset={offset}{'&follow=true' if follow else ''}"
+            return elsewhere.chunks(scope, node, target)
+
+        return ask
 
     def submission(self, caller: Caller, once: Once) -> Submission:
         """Return who asks, and under which id."""
@@ -170,6 +196,7 @@ def _add_log(routes: APIRouter, api: _Api) -> None:
     async def log(  # noqa: PLR0913 - each is a parameter of the request
         caller: Read,
         resume: LastEventId,
+        request: Request,
         run_id: RunId,
         offset: Annotated[int, Query(ge=0, le=2**53, description="Bytes to pass over.")] = 0,
         tail: Annotated[int | None, Query(ge=0, le=100_000, description="Only so many of the last lines.")] = None,
@@ -177,14 +204,25 @@ def _add_log(routes: APIRouter, api: _Api) -> None:
         follow: Annotated[bool, Query(description="Server-sent events until the run has ended.")] = False,
         accept: Annotated[str, Header(max_length=1024, include_in_schema=False)] = "",
     ) -> Response:
-        """Show the log as it is now, or follow it; ids of events are byte offsets."""
+        """Show the log as it is now, or follow it; ids of events are byte offsets.
+
+        With `Accept: application/octet-stream` a log that is followed comes as its bytes.
+        """
         await api.reading.run(caller.project, run_id)
         stream = StreamId("run", caller.project, run_id)
+        if follow and BYTES in accept:
+            there = api.follower(request, run_id, follow=True)
+            asked_by_replica = not may_go_on(request.scope)
+            body = followed_bytes(api.reading, stream, offset, there, only_here=asked_by_replica)
+            return StreamingResponse(body, media_type=BYTES)
         if follow or MEDIA_TYPE in accept:
-            return EventStream(log_events(api.reading, stream, _resumed(resume, offset)))
+            there = api.follower(request, run_id, follow=True)
+            return EventStream(log_events(api.reading, stream, _resumed(resume, offset), there))
+        there = api.follower(request, run_id, follow=False)
         if tail is not None:
-            return Response(await last_lines(api.reading, stream, tail), media_type="text/plain; charset=utf-8")
-        body = log_bytes(api.reading, stream, offset)
+            lines = await last_lines(api.reading, stream, tail, there)
+            return Response(lines, media_type="text/plain; charset=utf-8")
+        body = await primed(log_bytes(api.reading, stream, offset, there))
         return StreamingResponse(body, media_type="text/plain; charset=utf-8")
 
 
@@ -225,9 +263,15 @@ def _nodes(api: _Api) -> APIRouter:
     return routes
 
 
-def router(commands: Commands, reading: Reading, scheduling: Scheduling, platform: Platform) -> APIRouter:
-    """Return all routes of the runner."""
-    api = _Api(commands, reading, scheduling, platform)
+def router(
+    commands: Commands,
+    reading: Reading,
+    scheduling: Scheduling,
+    platform: Platform,
+    elsewhere: Elsewhere | None = None,
+) -> APIRouter:
+    """Return all routes of the runner; with `elsewhere` other replicas are asked for what they hold."""
+    api = _Api(commands, reading, scheduling, platform, elsewhere)
     runs = routes_of("runs", "/runs")
     _add_changes(runs, api)
     _add_views(runs, api)

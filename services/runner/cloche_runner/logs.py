@@ -5,35 +5,60 @@ from collections.abc import AsyncIterator
 
 import orjson
 
-from cloche_runner.reading import Reading
+from cloche_runner.reading import Follower, Reading
 from cloche_shared.http.sse import ServerEvent
 from cloche_shared.journal.commit import StreamId
 
 TAIL_BYTES = 1024 * 1024
 
 
-async def log_bytes(reading: Reading, stream: StreamId, offset: int) -> AsyncIterator[bytes]:
+async def log_bytes(
+    reading: Reading, stream: StreamId, offset: int, elsewhere: Follower | None = None
+) -> AsyncIterator[bytes]:
     """Yield the log from `offset` as far as it is there."""
-    async for chunk in reading.log(stream, offset, follow=False):
+    async for chunk in reading.log(stream, offset, follow=False, elsewhere=elsewhere):
         yield chunk.data
 
 
-async def last_lines(reading: Reading, stream: StreamId, lines: int) -> bytes:
+async def primed(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Return the same bytes once the first are there, so that what keeps them away can still be answered."""
+    first = await anext(chunks, None)
+
+    async def whole() -> AsyncIterator[bytes]:
+        if first is not None:
+            yield first
+            async for chunk in chunks:
+                yield chunk
+
+    return whole()
+
+
+async def followed_bytes(
+    reading: Reading, stream: StreamId, offset: int, elsewhere: Follower | None, *, only_here: bool
+) -> AsyncIterator[bytes]:
+    """Yield the log from `offset` until the run has ended, or only the attempt that is here."""
+    async for chunk in reading.log(stream, offset, follow=True, elsewhere=elsewhere, only_here=only_here):
+        yield chunk.data
+
+
+async def last_lines(reading: Reading, stream: StreamId, lines: int, elsewhere: Follower | None = None) -> bytes:
     """Return the last lines, of at most 1 MiB."""
     kept = b""
-    async for data in log_bytes(reading, stream, 0):
+    async for data in log_bytes(reading, stream, 0, elsewhere):
         kept = (kept + data)[-TAIL_BYTES:]
     return b"".join(kept.splitlines(keepends=True)[-lines:]) if lines else b""
 
 
-async def log_events(reading: Reading, stream: StreamId, offset: int) -> AsyncIterator[ServerEvent]:
+async def log_events(
+    reading: Reading, stream: StreamId, offset: int, elsewhere: Follower | None = None
+) -> AsyncIterator[ServerEvent]:
     """Follow the log until the run has ended.
 
     An event's id is the offset behind its text; the last event is `end`, with the run's status and
     the log's length. A character is never cut in two.
     """
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    async for chunk in reading.log(stream, offset, follow=True):
+    async for chunk in reading.log(stream, offset, follow=True, elsewhere=elsewhere):
         text = decoder.decode(chunk.data)
         offset = chunk.offset + len(chunk.data)
         held = len(decoder.getstate()[0])

@@ -1,6 +1,7 @@
 """Reading runs: their state for users, their log as it grows, metrics and outputs."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import cast
 
@@ -14,17 +15,23 @@ from cloche_runner.handlers import MANIFEST_LIMIT, Core
 from cloche_shared.contracts.fact import read_fact
 from cloche_shared.contracts.facts import RunMeasured
 from cloche_shared.contracts.files import FileEntry, Manifest
-from cloche_shared.errors import NotFound
+from cloche_shared.errors import NotFound, Unavailable
 from cloche_shared.journal.commit import StreamId, written
 from cloche_shared.journal.streams import Present
+from cloche_shared.notes import notes_of
 from cloche_shared.ports.blobs import Blobs
 from cloche_shared.ports.executor import LogChunk
 
 PAGE = 200
 CHUNK = 256 * 1024
 LONGEST_VALUE = 2 * 1024 * 1024
+LOOK_AGAIN_S = 1.0
+
+_log = notes_of(__name__)
 
 AttemptHere = Callable[[StreamId], Attempt | None]
+Follower = Callable[[str, int], AsyncIterator[bytes]]
+"""Yields the log of a run from an offset on, as the node of that name has it; nothing when it cannot be asked."""
 
 
 class Reading:
@@ -81,8 +88,20 @@ class Reading:
 
     # --- log
 
-    async def log(self, stream: StreamId, offset: int, *, follow: bool) -> AsyncIterator[LogChunk]:
-        """Yield the run's log from `offset` on, over all its attempts; with `follow` until the run has ended."""
+    async def log(
+        self,
+        stream: StreamId,
+        offset: int,
+        *,
+        follow: bool,
+        elsewhere: Follower | None = None,
+        only_here: bool = False,
+    ) -> AsyncIterator[LogChunk]:
+        """Yield the run's log from `offset` on, over all its attempts; with `follow` until the run has ended.
+
+        What another node holds is asked there through `elsewhere`; what was shipped is read from the blobs.
+        With `only_here` it ends with the attempt that is here.
+        """
         while True:
             present = await self.run(stream.project, stream.id)
             run = present.state
@@ -91,12 +110,36 @@ class Reading:
                 offset = chunk.offset + len(chunk.data)
             if run.is_terminal:
                 return
-            async for chunk in self._live(stream, present, offset, follow=follow):
+            async for chunk in self._present(stream, present, offset, follow=follow, elsewhere=elsewhere):
                 yield chunk
                 offset = chunk.offset + len(chunk.data)
-            if not follow:
+            if not follow or only_here:
                 return
-            await self._changed(stream, present.seq)
+            await self._changed_within(stream, present.seq, LOOK_AGAIN_S if elsewhere is not None else None)
+
+    async def _changed_within(self, stream: StreamId, seq: int, seconds: float | None) -> None:
+        """Wait until the run is beyond `seq`, or at most so long: what another node says may break off."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._changed(stream, seq)
+
+    async def _present(
+        self, stream: StreamId, present: Present[Run], offset: int, *, follow: bool, elsewhere: Follower | None
+    ) -> AsyncIterator[LogChunk]:
+        """Yield the present attempt's log from this node, or from the one that has it."""
+        run = present.state
+        if elsewhere is None or not run.is_held or self._here(stream) is not None:
+            async for chunk in self._live(stream, present, offset, follow=follow):
+                yield chunk
+            return
+        try:
+            async for data in elsewhere(run.node, offset):
+                yield LogChunk(offset, data)
+                offset += len(data)
+        except Unavailable as error:
+            if not follow:
+                raise
+            _log.info("log_elsewhere_broke_off", run=str(stream), node=run.node, error=str(error))
 
     async def _shipped(self, stream: StreamId, run: Run, offset: int) -> AsyncIterator[LogChunk]:
         blobs = self._core.space(stream.project)

@@ -19,9 +19,11 @@ from cloche_runner.reading import Reading
 from cloche_runner.scheduling import Scheduling
 from cloche_runner.settings import RunnerSettings
 from cloche_runner.views import ACTIVE, rows_of
+from cloche_shared.adapters.sharing import PRIVATE, Sharing
 from cloche_shared.bus.dispatch import TRANSIENT, BatchConsumer, Consumer
 from cloche_shared.bus.projector import Projection, Projector
 from cloche_shared.bus.relay import Relay
+from cloche_shared.http.elsewhere import Elsewhere
 from cloche_shared.journal.commit import StreamId
 from cloche_shared.journal.streams import Streams
 from cloche_shared.journal.writer import Writer
@@ -50,16 +52,24 @@ class NodePorts:
     devices: Devices
 
 
-def local_node(root: Path, executor: Executor, files: NodeFiles, devices: Devices) -> NodePorts:
-    """Return this machine as a node; `root` is the node's folder."""
+def local_node(
+    root: Path, executor: Executor, files: NodeFiles, devices: Devices, sharing: Sharing = PRIVATE
+) -> NodePorts:
+    """Return this machine as a node; `root` is the node's folder, `sharing` who works in it besides us."""
     bootstrap = Path(str(cloche_runtime.__file__)).with_name("bootstrap.py")
-    return NodePorts(NodeParts(executor, files, LocalAttemptFiles(root / "attempts"), bootstrap), devices)
+    return NodePorts(NodeParts(executor, files, LocalAttemptFiles(root / "attempts", sharing), bootstrap), devices)
 
 
 class Runner:
     """The service."""
 
-    def __init__(self, platform: Platform, settings: RunnerSettings, node: NodePorts | None) -> None:
+    def __init__(
+        self,
+        platform: Platform,
+        settings: RunnerSettings,
+        node: NodePorts | None,
+        elsewhere: Elsewhere | None = None,
+    ) -> None:
         self._platform = platform
         self._settings = settings
         self._relay = Relay(platform.journal, platform.bus, f"/cloche/{SERVICE}") if platform.relays else None
@@ -102,7 +112,7 @@ class Runner:
             random=platform.random,
             code_version=CODE_VERSION,
         )
-        self._surface = Surface(router(self.commands, self.reading, self.scheduling, platform))
+        self._surface = Surface(router(self.commands, self.reading, self.scheduling, platform, elsewhere))
 
     def _driver(self, node: NodePorts | None) -> Driver | None:
         if node is None:
@@ -241,6 +251,11 @@ class Runner:
         return sorted(stream.id for stream in self.core.board.claims)
 
 
-def build(platform: Platform, settings: RunnerSettings, node: NodePorts | None = None) -> Runner:
-    """Return the runner; with `node` it drives the node `settings.node`."""
-    return Runner(platform, settings, node)
+def build(
+    platform: Platform,
+    settings: RunnerSettings,
+    node: NodePorts | None = None,
+    elsewhere: Elsewhere | None = None,
+) -> Runner:
+    """Return the runner; with `node` it drives the node `settings.node`, with `elsewhere` it asks other replicas."""
+    return Runner(platform, settings, node, elsewhere)
