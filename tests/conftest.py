@@ -2,6 +2,8 @@
 
 import asyncio
 
+pytest_plugins = ["tests.environments.fixtures"]
+
 
 def pytest_configure() -> None:
     """Say that there is no event loop yet; otherwise one is made on first sight and never closed."""

@@ -1,0 +1,108 @@
+"""The command `python -m tests.environments`: what the tests' real servers need, set up and taken away."""
+
+import argparse
+import dataclasses
+import json
+import shlex
+import sys
+
+from tests.environments import build, engine, sharing
+from tests.environments.catalogue import ROLES
+from tests.environments.places import NotPossible, say
+from tests.environments.starts import START
+
+
+def building(roles: list[str]) -> None:
+    """Set up the engine and the images of the roles; print what compose.yaml and the docker command need."""
+    client = engine.up()
+    for name, image in build.images(client, [ROLES[name] for name in roles or ROLES]).items():
+        say(f"{name}: {image}")
+
+
+def environment() -> None:
+    """Print the shell's lines that choose the engine and the images: eval "$(python -m tests.environments env)"."""
+    client = engine.client()
+    chosen = {name: value for name, value in engine.chosen().items() if value}
+    for role in ROLES.values():
+        image = build.found(client, role)
+        if image:
+            chosen[role.variable] = image
+    for name, value in chosen.items():
+        sys.stdout.write(f"export {name}={shlex.quote(value)}\n")
+
+
+def up(roles: list[str]) -> None:
+    """Build what is missing and start servers that stay."""
+    building(roles)
+    for server in sharing.up([role for role in roles or START if role in START]).values():
+        say(f"{server.role}: {server.product} runs")
+    status()
+
+
+def status() -> None:
+    """Print the engine, the image of each role, and the shared servers with their passwords, as JSON."""
+    client = engine.client()
+    shared = {role: sharing.running(role) for role in START}
+    told = {
+        "engine": client.api.base_url if not engine.ours() else f"unix://{engine.SOCKET}",
+        "images": {name: build.found(client, role) for name, role in ROLES.items()},
+        "servers": {role: server and dataclasses.asdict(server) for role, server in shared.items()},
+        "containers": [found.name for found in sharing.containers()],
+    }
+    sys.stdout.write(json.dumps(told, indent=2) + "\n")
+
+
+def clean() -> None:
+    """Remove every container that tests started, and stop the engine if it is ours. Images stay."""
+    sharing.down(everything=True)
+    engine.down()
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog="python -m tests.environments", description=__doc__)
+    commands = made.add_subparsers(dest="command", required=True)
+    for name, text in (("build", building.__doc__), ("up", up.__doc__)):
+        commands.add_parser(name, help=text).add_argument("roles", nargs="*", metavar="ROLE")
+    for name, text in (
+        ("env", environment.__doc__),
+        ("status", status.__doc__),
+        ("down", "Stop the servers that `up` started, unless a test run uses them."),
+        ("clean", clean.__doc__),
+        ("watch", "Clean up after test runs that end or crash, then leave."),
+    ):
+        commands.add_parser(name, help=text)
+    return made
+
+
+def main() -> int:
+    asked = parser().parse_args()
+    unknown = set(getattr(asked, "roles", ())) - set(ROLES)
+    if unknown:
+        sys.stderr.write(f"No role is named {', '.join(sorted(unknown))}; there are {', '.join(ROLES)}.\n")
+        return 2
+    try:
+        match asked.command:
+            case "build":
+                building(asked.roles)
+            case "up":
+                up(asked.roles)
+            case "env":
+                environment()
+            case "status":
+                status()
+            case "down":
+                sharing.down(everything=False)
+            case "clean":
+                clean()
+            case _:
+                sharing.watch()
+    except NotPossible as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    finally:
+        engine.close()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

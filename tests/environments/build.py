@@ -1,0 +1,184 @@
+"""Images for the roles: found, pulled, or built here from packages by the recipes, and kept by their digests."""
+
+import shutil
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import docker
+from docker.errors import APIError, BuildError, DockerException, ImageNotFound
+
+from tests.environments.catalogue import COMPOSE, ROLES, Role
+from tests.environments.engine import at, ours, plugins
+from tests.environments.places import NotPossible, cache, call, locked, say
+
+PULL_SECONDS = 900
+
+
+class Registry:
+    """Whether images can be pulled at all; the first refusal answers for all that follow."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._refusal = ""
+
+    def pull(self, engine: docker.DockerClient, image: str) -> bool:
+        with self._lock:
+            if self._refusal:
+                return False
+            say(f"pulling {image}")
+            try:
+                engine.images.pull(image)
+            except DockerException as error:
+                self._refusal = str(error)
+                say("no image registry is reachable; local recipes are used")
+                return False
+            return True
+
+
+REGISTRY = Registry()
+
+
+def present(engine: docker.DockerClient, image: str) -> bool:
+    try:
+        engine.images.get(image)
+    except ImageNotFound:
+        return False
+    return True
+
+
+def found(engine: docker.DockerClient, role: Role) -> str | None:
+    """The image to use for a role without making one: the override, the local one, the public one where present."""
+    if role.override:
+        return role.override
+    return next((image for image in (role.local, role.public) if present(engine, image)), None)
+
+
+def image(engine: docker.DockerClient, role: Role) -> str:
+    """The image of a role, pulled or built when it must be. Raises NotPossible with the reason."""
+    with locked(f"image-{role.name}"):
+        known = found(engine, role)
+        if known:
+            return known
+        if not ours() and REGISTRY.pull(engine, role.public):
+            return role.public
+        return build(engine, role)
+
+
+def images(engine: docker.DockerClient, roles: list[Role]) -> dict[str, str]:
+    """The images of several roles, two at a time: packages are unpacked beside a compilation."""
+    with ThreadPoolExecutor(2) as lanes:
+        made = {role.name: lanes.submit(image, engine, role) for role in roles}
+        plugin = lanes.submit(compose)
+        plugin.result()
+        return {name: each.result() for name, each in made.items()}
+
+
+def build(engine: docker.DockerClient, role: Role) -> str:
+    """Make the local image of a role."""
+    base = image(engine, ROLES[role.recipe.on]) if role.recipe.on else ""
+    began = time.monotonic()
+    say(f"{role.name}: building {role.local}")
+    with tempfile.TemporaryDirectory(prefix="cloche-image-") as folder:
+        context = Path(folder) / "context"
+        shutil.copytree(role.folder, context)
+        parts(role, context)
+        try:
+            engine.images.build(
+                path=str(context),
+                tag=role.local,
+                buildargs={"BASE": base},
+                rm=True,
+                forcerm=True,
+                labels={"cloche.test": "image"},
+            )
+        except (BuildError, APIError) as error:
+            raise NotPossible(f"The image of {role.name} cannot be made: {error}") from error
+    say(f"{role.name}: built in {time.monotonic() - began:.0f} s")
+    return role.local
+
+
+def parts(role: Role, context: Path) -> None:
+    if role.recipe.program:
+        shutil.copy2(program(role), context / role.recipe.program.binary)
+    if role.recipe.jars:
+        jars(context)
+    if role.recipe.debian:
+        root(role.recipe.debian, context / "root.tar")
+
+
+def program(role: Role) -> Path:
+    """Compile the Go program of a recipe into a file of its own; go.sum verifies what was downloaded."""
+    if not shutil.which("go"):
+        raise NotPossible(f"{role.name} is compiled where its image cannot be pulled, and Go is not installed.")
+    wanted = role.recipe.program
+    assert wanted is not None
+    folder = cache() / "programs"
+    folder.mkdir(exist_ok=True)
+    target = folder / f"{wanted.binary}-{role.digest}"
+    if target.exists():
+        return target
+    flags = {"CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly -trimpath -buildvcs=false"}
+    with tempfile.TemporaryDirectory(prefix="cloche-go-") as scratch:
+        module = Path(scratch) / "module"
+        shutil.copytree(role.folder, module)
+        call(["nice", "-n", "10", "go", "build", "-ldflags=-s -w", "-o", "../made", wanted.package], module, **flags)
+        shutil.move(Path(scratch) / "made", target)
+    return target
+
+
+def jars(context: Path) -> None:
+    """Fetch the jars that pom.xml names and compare them with the committed digests."""
+    if not shutil.which("mvn"):
+        raise NotPossible("Kafka's image is made from Maven's packages where it cannot be pulled, and mvn is missing.")
+    call(
+        ["mvn", "-q", "-B", "dependency:copy-dependencies", "-DincludeScope=runtime", "-DoutputDirectory=libs"], context
+    )
+    call(["sha256sum", "--quiet", "--strict", "-c", "../jars.sha256"], context / "libs")
+
+
+def root(packages: tuple[str, ...], target: Path) -> None:
+    """A root file system of Debian's packages, from the system's own sources (its extra lists are left out)."""
+    if not at("mmdebstrap"):
+        raise NotPossible("A base image is made by mmdebstrap where none can be pulled, and it is not installed.")
+    known = ("/etc/apt/sources.list.d/debian.sources", "/etc/apt/sources.list")
+    sources = next((path for path in known if Path(path).is_file()), None)
+    if not sources:
+        raise NotPossible("A base image is made of Debian's packages, and this system has no list of their sources.")
+    left_out = ("doc/*", "info/*", "locale/*")
+    excluded = [f"--dpkgopt=path-exclude=/usr/share/{folder}" for folder in left_out]
+    call(
+        [
+            "mmdebstrap",
+            "--variant=minbase",
+            "--dpkgopt=force-unsafe-io",
+            f"--include={','.join(packages)}",
+            *excluded,
+            release(),
+            target,
+            sources,
+        ]
+    )
+
+
+def release() -> str:
+    lines = Path("/etc/os-release").read_text().splitlines()
+    return next(line.partition("=")[2].strip('"') for line in lines if line.startswith("VERSION_CODENAME="))
+
+
+def compose() -> Path | None:
+    """The compose plugin for an engine of ours; the user's own Docker brings its own."""
+    if not ours():
+        return None
+    with locked("image-compose"):
+        target = plugins() / "docker-compose"
+        marker = plugins() / f".{COMPOSE.digest}"
+        if not (target.exists() and marker.exists()):
+            began = time.monotonic()
+            say("compose: building the plugin")
+            shutil.copy2(program(COMPOSE), target)
+            marker.touch()
+            say(f"compose: built in {time.monotonic() - began:.0f} s")
+        return target

@@ -1,0 +1,2 @@
+#!/bin/bash
+KAFKA_JIT_LEVEL=1 exec /opt/kafka/bin/kafka-run-class.sh org.apache.kafka.tools.consumer.group.ConsumerGroupCommand "$@"
