@@ -15,6 +15,7 @@ import json
 import os
 import select
 import socket
+import stat
 import struct
 import sys
 import time
@@ -30,6 +31,7 @@ from cloche_runtime import scoring_frames as frames  # noqa: E402  after the sea
 from cloche_runtime import scoring_script, scoring_stubs, scoring_swagger  # noqa: E402  the same
 
 MAX_SOCKET_PATH = 100
+_GROUPS_OWN = stat.S_ISGID | stat.S_IWGRP
 BOOT_ERROR = 3
 _RECV = 1 << 16
 _READ_AHEAD = 0.005
@@ -150,7 +152,9 @@ def _listen(path: str) -> socket.socket:
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    before = os.umask(0o177)
+    folder = os.stat(os.path.dirname(path) or ".").st_mode
+    is_shared = folder & _GROUPS_OWN == _GROUPS_OWN  # by fronts of another user, in a group in common
+    before = os.umask(0o117 if is_shared else 0o177)
     try:
         listener.bind(path)
     finally:

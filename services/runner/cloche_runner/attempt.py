@@ -174,6 +174,7 @@ class Attempt:
             cwd=folder.result(),
             env=environment(self.stream.id, run, python.parent, paths),
             limits=self._limits(),
+            writes=[paths.uploads, paths.home, paths.tmp],
         )
 
     async def _checkout(self) -> Path:

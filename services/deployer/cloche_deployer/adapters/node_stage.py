@@ -101,6 +101,7 @@ class NodeStage:
             cwd=code,
             env=env,
             limits=Limits(memory=revision.spec.resources.memory or None, orphan_after=parts.orphan_after),
+            writes=folders.paths,
         )
         self._left = [process for process in self._left if process not in adopted]
         return NodeWorkers(parts, spec, adopted, folders.names)
@@ -122,11 +123,13 @@ class _Folders:
         self._files = files
         self._kept = kept
         self.names: list[str] = []
+        self.paths: list[Path] = []
 
     async def made(self, work_id: str, space: Blobs, tree: Callable[[], Awaitable[Manifest]]) -> Path:
         self.names.append(work_id)
         here = await self._files.folder(work_id) if self._kept else None
-        return here or await self._files.checkout(work_id, await tree(), space)
+        self.paths.append(here or await self._files.checkout(work_id, await tree(), space))
+        return self.paths[-1]
 
 
 async def _tree(space: Blobs, digest: str) -> Manifest:
@@ -179,6 +182,7 @@ class NodeWorkers:
             cwd=self._spec.cwd,
             env=env,
             limits=self._spec.limits,
+            writes=self._spec.writes,
         )
         starting = asyncio.ensure_future(self._parts.executor.start(spec))
         try:

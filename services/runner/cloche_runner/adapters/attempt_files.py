@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cloche_runner.ports import AttemptPaths
-from cloche_shared.adapters.removal import remove_folder
+from cloche_shared.adapters.local_node_files.folders import Folders
+from cloche_shared.adapters.sharing import PRIVATE, Sharing
 from cloche_shared.contracts.files import FileEntry
 from cloche_shared.errors import Internal
 from cloche_shared.ports.blobs import Blobs
@@ -22,10 +23,11 @@ _PART = re.compile(r".*\.[0-9a-f]{8}\.part")
 
 
 class LocalAttemptFiles:
-    """Attempts of this node. `root` is made with mode 0700."""
+    """Attempts of this node. `root` is made with mode 0700, unless `sharing` names a group to work in it."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, sharing: Sharing = PRIVATE) -> None:
         self._root = root.absolute()
+        self._sharing = sharing
 
     def _folder(self, attempt_id: str) -> Path:
         if not _ID.fullmatch(attempt_id):
@@ -35,7 +37,7 @@ class LocalAttemptFiles:
     async def prepare(self, attempt_id: str) -> AttemptPaths:
         folder = self._folder(attempt_id)
         paths = AttemptPaths(folder / _FILE, folder / "uploads", folder / "home", folder / "tmp")
-        await asyncio.to_thread(_make, folder, paths)
+        await asyncio.to_thread(_share if self._sharing.is_shared else _make, folder, paths, self._sharing)
         return paths
 
     async def journal(self, attempt_id: str, offset: int, limit: int) -> bytes:
@@ -46,6 +48,8 @@ class LocalAttemptFiles:
         folder = self._folder(attempt_id) / "uploads"
         if not _is_there(folder):
             return []
+        if self._sharing.is_shared:
+            return await self._from_strangers(attempt_id, blobs)
         found = await asyncio.to_thread(lambda: list(_regular_files(folder)))
         entries, faults = [], []
         for name, path, executable in found:
@@ -61,14 +65,35 @@ class LocalAttemptFiles:
             raise PartlyCollectedError(faults, entries)
         return entries
 
+    async def _from_strangers(self, attempt_id: str, blobs: Blobs) -> list[FileEntry]:
+        """Store uploads that another user's programs may still move about: each is opened without following links."""
+        try:
+            found, fault = (await Folders(self._root).collect(attempt_id, ["uploads"], blobs)).files, None
+        except PartlyCollectedError as error:
+            found, fault = error.kept, error
+        whole = [entry for entry in found if not _PART.fullmatch(entry.path)]
+        entries = [entry.model_copy(update={"path": entry.path.removeprefix("uploads/")}) for entry in whole]
+        if fault is not None:
+            fault.kept = tuple(entries)
+            raise fault
+        return entries
+
     async def discard(self, attempt_id: str) -> None:
-        await asyncio.to_thread(remove_folder, self._folder(attempt_id))
+        await asyncio.to_thread(self._sharing.remove, self._folder(attempt_id))
 
     async def present(self) -> list[str]:
         return await asyncio.to_thread(_names, self._root)
 
 
-def _make(folder: Path, paths: AttemptPaths) -> None:
+def _share(folder: Path, paths: AttemptPaths, sharing: Sharing) -> None:
+    """Make what a script of another user writes to; the rest of the folder it only sees."""
+    sharing.readable(folder)
+    sharing.file(paths.journal)
+    for path in (paths.uploads, paths.home, paths.tmp):
+        sharing.writable(path)
+
+
+def _make(folder: Path, paths: AttemptPaths, _sharing: Sharing) -> None:
     """Make the folders that a script finds; that of its uploads is made by the first of them."""
     try:
         folder.mkdir(mode=0o700, exist_ok=True)

@@ -62,9 +62,13 @@ class Session:
         return owner
 
     async def turn_away(self, error: ClocheError) -> None:
-        """Say why the client cannot be served."""
-        with contextlib.suppress(OSError):
-            await self._send(packed({"n": 0, "error": error_members(error)}))
+        """Say why the client cannot be served, and let it read that: what it sends meanwhile is thrown away."""
+        with contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(FAREWELL_S):
+                await self._send(packed({"n": 0, "error": error_members(error)}))
+                self._writer.write_eof()
+                while await self._reader.read(REQUEST_BYTES):
+                    pass
 
     async def serve(self, room: Room) -> None:
         """Answer until the client goes or sends what is no request."""
