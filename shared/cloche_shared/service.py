@@ -7,6 +7,7 @@ from typing import Protocol
 from fastapi import APIRouter
 
 from cloche_shared.access import AccessTable
+from cloche_shared.http.exchange import Exchange
 from cloche_shared.http.front import Ahead
 from cloche_shared.http.health import Check
 from cloche_shared.lifecycle import Lifecycle
@@ -43,13 +44,15 @@ class Platform:
 class Surface:
     """What a service shows to HTTP: its router, raw ASGI apps that are asked first, checks by name.
 
-    `figures` returns what the service counts itself, in Prometheus' text format.
+    `figures` returns what the service counts itself, in Prometheus' text format; `finished` is told of
+    every request of the process, for the record of those that were refused.
     """
 
     router: APIRouter
     ahead: Sequence[Ahead] = ()
     checks: Mapping[str, Check] = field(default_factory=dict)
     figures: Callable[[], bytes] | None = None
+    finished: Callable[[Exchange], None] | None = None
 
 
 class Service(Protocol):

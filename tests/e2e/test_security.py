@@ -6,6 +6,7 @@ from collections.abc import Callable
 import httpx2
 import pytest
 
+from cloche import Client
 from tests.e2e.steps import Names
 from tests.e2e.topology import Embedded, Topology, eventually, own_address
 
@@ -90,6 +91,32 @@ def test_failed_authentication_is_slowed_down_and_valid_tokens_are_not(topology:
         assert int(last.headers["retry-after"]) >= 1
     with topology.rest(address=address) as rest:
         assert rest.get("/api/v1/runs").status_code == 200
+
+
+def test_refused_changes_are_on_record_for_administrators(topology: Topology, client: Client) -> None:
+    address = own_address()
+
+    def refused() -> None:
+        with topology.rest(authorization="Bearer nobody", address=address) as rest:
+            assert rest.post("/api/v1/environments", json={}).status_code in {401, 429}
+            assert rest.get("/api/v1/runs").status_code in {401, 429}
+        with topology.rest(address=address, origin="https://evil.example") as rest:
+            assert rest.delete("/api/v1/environments/x").status_code == 403
+
+    def recorded() -> set[tuple[object, ...]]:
+        events = client.events(follow=False, from_start=True, types=["AttemptsDenied"])
+        own = [event.data for event in events if event.data["address"] == address]
+        return {(one["method"], one["path"], one["code"]) for one in own if one["count"] > 0}
+
+    def found() -> bool:
+        refused()  # again and again: while others are refused from many addresses, all are counted together
+        return recorded() >= {
+            ("POST", "/api/v1/environments", "unauthenticated"),
+            ("DELETE", "/api/v1/environments", "bad_origin"),
+        }
+
+    eventually(found, "the record of refusals")
+    assert all(method != "GET" for method, *_ in recorded())
 
 
 @pytest.mark.parametrize(

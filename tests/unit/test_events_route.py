@@ -106,10 +106,11 @@ async def test_an_unreadable_place_means_from_now() -> None:
 
 
 @pytest.mark.parametrize(("role", "shown"), [("viewer", False), ("submitter", False), ("admin", True)])
-def test_only_administrators_follow_facts_about_keys(role: str, shown: bool) -> None:
+def test_only_administrators_follow_facts_about_keys_and_refusals(role: str, shown: bool) -> None:
     exchange = Exchange("r", "00-" + "1" * 32 + "-" + "2" * 16 + "-01", "127.0.0.1", "GET", "/events")
     caller = Caller(Principal("key:a", ("default",), role), "default", exchange)  # type: ignore[arg-type]
     assert (TOPICS["access"] in topics_for(caller)) is shown
+    assert (TOPICS["denial"] in topics_for(caller)) is shown
     assert TOPICS["run"] in topics_for(caller)
 
 

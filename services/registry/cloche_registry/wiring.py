@@ -17,6 +17,7 @@ from cloche_shared.bus.dispatch import TRANSIENT, BatchConsumer, Consumer
 from cloche_shared.bus.projector import Projector
 from cloche_shared.bus.relay import Relay
 from cloche_shared.contracts.references import InlineEnvironment
+from cloche_shared.denials import Denials
 from cloche_shared.http.events import events_router
 from cloche_shared.http.files import files_router
 from cloche_shared.journal.commit import StreamId
@@ -66,7 +67,8 @@ class Registry:
         access = Streams(ACCESS, self._writer, exclusive=platform.exclusive)
         self.keys = Keys(access, platform.access, pepper)
         self._projector = list_projector(platform.views, self.environments, self.models)
-        self._surface = Surface(self._router())
+        self._denials = Denials(self._writer, platform.clock.monotonic, OWNER)
+        self._surface = Surface(self._router(), finished=self._denials.note)
 
     @property
     def name(self) -> str:
@@ -92,6 +94,8 @@ class Registry:
         consumers = (listeners.resolver(resolver), listeners.lists(self._projector), listeners.runs(self._runs))
         for consumer in consumers:
             _run(lifecycle, consumer)
+        lifecycle.spawn("registry.denials", self._denials.run())
+        lifecycle.at_end("registry.denials", self._denials.flush)
         lifecycle.spawn("registry.access", feed_access(platform.bus, platform.access))
         if self._settings.sweep_every_s:
             lifecycle.spawn("registry.sweep", self._sweep(self._projector))

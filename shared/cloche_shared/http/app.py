@@ -104,6 +104,7 @@ def _guarded(dependant: Dependant) -> bool:
 
 def _problem(request: Request, error: Exception) -> Response:
     exchange = exchange_of(request)
+    exchange.code = getattr(error, "code", "internal")
     status, headers, body = rendered(error, request_id=exchange.request_id, instance=exchange.path)
     response = Response(body, status)
     response.raw_headers = headers

@@ -17,10 +17,10 @@ KEY: Final = "cloche"
 class Exchange:
     """One request and what is known of its answer.
 
-    `route` is the template of the path within its app (`/runs/{id}`), `position` what the caller has
-    seen, `wrote` the places (`stream@seq`) that this request wrote; `accept` the media types that are
-    asked for where not any will do; `refused` is set by the front when
-    it cuts the request short, `drain` is set when the server ends.
+    `code` is that of the error it was answered with. `route` is the template of the path within its app
+    (`/runs/{id}`), `position` what the caller has seen, `wrote` the places (`stream@seq`) that this
+    request wrote; `accept` the media types that are asked for where not any will do; `refused` is set by
+    the front when it cuts the request short, `drain` is set when the server ends.
     """
 
     request_id: str
@@ -34,6 +34,7 @@ class Exchange:
     project: str = ""
     route: str = ""
     status: int = 0
+    code: str = ""
     refused: ClocheError | None = None
     drain: asyncio.Event | None = None
     wrote: list[str] = field(default_factory=list)

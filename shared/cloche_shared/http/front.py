@@ -359,5 +359,6 @@ class _Answer:
             headers.append((b"connection", b"close"))
         self.started = self.finished = True
         exchange.status = status
+        exchange.code = getattr(error, "code", "internal")
         await self._send({"type": "http.response.start", "status": status, "headers": self._headers(headers)})
         await self._send({"type": "http.response.body", "body": b"" if exchange.method == "HEAD" else body})

@@ -37,9 +37,14 @@ def whole_app(services: Sequence[Service], parts: ProcessParts) -> App:
     """Return the app of all services of a process."""
     notes, figures = AccessNotes(parts.log), RequestMetrics()
 
+    # each service has a record of refusals; a process of several needs one
+    finished = next((service.surface.finished for service in services if service.surface.finished is not None), None)
+
     def note(exchange: Exchange, seconds: float) -> None:
         notes(exchange, seconds)
         figures(exchange, seconds)
+        if finished is not None:
+            finished(exchange)
 
     front = FrontParts(
         access=parts.access,

@@ -20,6 +20,7 @@ from cloche_shared.contracts.facts.builder import (
     Target,
 )
 from cloche_shared.contracts.facts.common import (
+    AttemptsDenied,
     CommandRefused,
 )
 from cloche_shared.contracts.facts.deployer import (
@@ -82,6 +83,7 @@ TOPICS = {
     "service": "cloche.services",
     "access": "cloche.access",
     "answers": "cloche.answers",
+    "denial": "cloche.denials",
 }
 """The topic of each kind of aggregate."""
 
@@ -91,6 +93,7 @@ __all__ = [
     "ApiKeyRevoked",
     "AttemptClaimed",
     "AttemptLost",
+    "AttemptsDenied",
     "BuildAssigned",
     "BuildCompleted",
     "BuildFailed",
