@@ -4,13 +4,14 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Path, Query
+from fastapi import APIRouter, Header, Path, Query, Request
 from fastapi.responses import PlainTextResponse, StreamingResponse
 from pydantic import Field
 from starlette.responses import Response
 
 from cloche_builder.handlers import Requests
-from cloche_builder.reading import Found, Reader
+from cloche_builder.ports import LogPiece
+from cloche_builder.reading import Follower, Reader
 from cloche_builder.shown import LIST, SHOWN, BuildView
 from cloche_shared.contracts.common import Strict
 from cloche_shared.contracts.facts import BuildSubmitted, Target
@@ -18,6 +19,8 @@ from cloche_shared.contracts.references import Environment
 from cloche_shared.errors import Invalid
 from cloche_shared.http.caller import Caller, may
 from cloche_shared.http.conditions import Once, Preferred, etag_of
+from cloche_shared.http.elsewhere import Elsewhere, may_go_on, primed
+from cloche_shared.http.files import BYTES
 from cloche_shared.http.paging import Page, Paging, page_bytes
 from cloche_shared.http.position_wait import views_caught_up
 from cloche_shared.http.replies import Reply, accepted
@@ -34,6 +37,9 @@ BuildId = Annotated[
     str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$", description="The id of a request or of a build.")
 ]
 EVENTS = "text/event-stream"
+_LOG: dict[int | str, dict[str, object]] = {
+    200: {"content": {"text/plain": {}, EVENTS: {}, BYTES: {}}, "description": "The log, or its lines as events."}
+}
 
 
 class BuildBody(Strict):
@@ -53,6 +59,19 @@ class ApiParts:
     views: Views
     random: Random
     installation: str
+    elsewhere: Elsewhere | None = None
+
+    def follower(self, request: Request, build_id: str, *, follow: bool) -> Follower | None:
+        """Return what asks other builders for a log on behalf of this caller; None where all are here."""
+        elsewhere, scope = self.elsewhere, request.scope
+        if elsewhere is None or not may_go_on(scope):
+            return None
+
+        def ask(builder: str, offset: int) -> AsyncIterator[bytes]:
+            target = f"{_location(build_id)}/log?offset={offset}{'&follow=true' if follow else ''}"
+            return elsewhere.chunks(scope, builder, target)
+
+        return ask
 
 
 def make_router(parts: ApiParts) -> APIRouter:
@@ -121,13 +140,19 @@ def _add_log(routes: APIRouter, parts: ApiParts) -> None:
     @routes.get(
         "/{build_id}/log",
         response_class=PlainTextResponse,
-        responses={200: {"content": {"text/plain": {}, EVENTS: {}}, "description": "The log, or its lines as events."}},
+        responses={
+            200: {
+                "content": {"text/plain": {}, EVENTS: {}, BYTES: {}},
+                "description": "The log, or its lines as events.",
+            }
+        },
         summary="Read the log of a build, as text or live",
     )
-    async def log(
+    async def log(  # noqa: PLR0913 - each is a parameter of the request
         build_id: BuildId,
         caller: Reads,
         resume: LastEventId,
+        request: Request,
         *,
         follow: Annotated[bool, Query(description="Send lines as they come (server-sent events).")] = False,
         offset: Annotated[int, Query(ge=0, le=2**53, description="Begin behind so many bytes.")] = 0,
@@ -135,9 +160,16 @@ def _add_log(routes: APIRouter, parts: ApiParts) -> None:
     ) -> Response:
         start = _resumed(resume) if resume else offset
         found = await parts.reader.find(build_id, caller.project)
+        if follow and BYTES in accept:
+            pieces = parts.reader.follow_here(build_id, caller.project, start)
+            return StreamingResponse(_data(pieces), media_type=BYTES)
         if follow or EVENTS in accept:
-            return EventStream(_events(parts.reader, build_id, caller.project, start))
-        return StreamingResponse(_bytes(parts.reader, found, start), media_type="text/plain; charset=utf-8")
+            there = parts.follower(request, build_id, follow=True)
+            return EventStream(_events(parts.reader, build_id, caller.project, start, there))
+        there = parts.follower(request, build_id, follow=False)
+        builder = parts.reader.builder_of(found)
+        body = there(builder, start) if builder and there is not None else _data(parts.reader.log(found, start))
+        return StreamingResponse(await primed(body), media_type="text/plain; charset=utf-8")
 
 
 def _resumed(event_id: str) -> int:
@@ -146,15 +178,17 @@ def _resumed(event_id: str) -> int:
     raise Invalid("invalid_header", "The Last-Event-ID is not one of this stream.", todo="Start without it.")
 
 
-async def _bytes(reader: Reader, found: Found, offset: int) -> AsyncIterator[bytes]:
-    async for piece in reader.log(found, offset):
+async def _data(pieces: AsyncIterator[LogPiece]) -> AsyncIterator[bytes]:
+    async for piece in pieces:
         yield piece.data
 
 
-async def _events(reader: Reader, build_id: str, project: str, offset: int) -> AsyncIterator[ServerEvent]:
+async def _events(
+    reader: Reader, build_id: str, project: str, offset: int, there: Follower | None
+) -> AsyncIterator[ServerEvent]:
     """Yield each line; an event's id is the offset behind it. The last event, `end`, shows what became of it."""
     rest = b""
-    async for piece in reader.follow(build_id, project, offset):
+    async for piece in reader.follow(build_id, project, offset, there):
         start = piece.offset - len(rest)
         *lines, rest = (rest + piece.data).split(b"\n")
         for line in lines:

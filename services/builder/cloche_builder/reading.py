@@ -1,7 +1,7 @@
 """Reading builds as a user: what a project may see, and the log as it grows."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from cloche_builder.diary import log_id
@@ -12,11 +12,16 @@ from cloche_builder.handlers import SERVICE, Builds, Requests
 from cloche_builder.ports import BuildLogs, LogPiece
 from cloche_builder.shown import BuildView, build_shown, request_shown
 from cloche_shared.contracts.definition import Lock
-from cloche_shared.errors import NotFound
+from cloche_shared.errors import NotFound, Unavailable
 from cloche_shared.journal.commit import StreamId
+from cloche_shared.notes import notes_of
 from cloche_shared.ports.blobs import BlobStore
 
 LOOK_AGAIN_S = 1.0
+Follower = Callable[[str, int], AsyncIterator[bytes]]
+"""Yields a build's log from an offset on, as the builder of that name has it; nothing when it cannot be asked."""
+
+_log = notes_of(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +58,12 @@ def unknown_build(build_id: str) -> NotFound:
 
 
 class Reader:
-    """Reads on behalf of a project: of a build only those know that asked for it."""
+    """Reads on behalf of a project: of a build only those know that asked for it. `mine` is this builder's id."""
 
-    def __init__(self, builds: Builds, requests: Requests, logs: BuildLogs, blobs: BlobStore) -> None:
+    def __init__(
+        self, builds: Builds, requests: Requests, logs: BuildLogs, blobs: BlobStore, *, mine: str = ""
+    ) -> None:
+        self._mine = mine
         self._builds = builds
         self._requests = requests
         self._logs = logs
@@ -106,17 +114,53 @@ class Reader:
             async for chunk in blobs.read(digest, start=offset):
                 yield chunk
 
-    async def follow(self, build_id: str, project: str, offset: int = 0) -> AsyncIterator[LogPiece]:
-        """Yield the log from `offset` as it grows, until the build (or the request) has ended."""
+    async def follow(
+        self, build_id: str, project: str, offset: int = 0, elsewhere: Follower | None = None
+    ) -> AsyncIterator[LogPiece]:
+        """Yield the log from `offset` as it grows, until the build (or the request) has ended.
+
+        What another builder writes is asked there through `elsewhere`.
+        """
+        while True:
+            since = self._builds.signals.count
+            found = await self.find(build_id, project)
+            pieces = self.log(found, offset) if self._is_here(found) else self._there(found, offset, elsewhere)
+            async for piece in pieces:
+                yield piece
+                offset = piece.offset + len(piece.data)
+            if found.settled:
+                return
+            await self._news(found, offset, since)
+
+    async def follow_here(self, build_id: str, project: str, offset: int) -> AsyncIterator[LogPiece]:
+        """Yield the log from `offset` as it grows, as long as this builder writes it."""
         while True:
             since = self._builds.signals.count
             found = await self.find(build_id, project)
             async for piece in self.log(found, offset):
                 yield piece
                 offset = piece.offset + len(piece.data)
-            if found.settled:
+            if found.settled or not self._is_here(found):
                 return
             await self._news(found, offset, since)
+
+    def builder_of(self, found: Found) -> str:
+        """Return the other builder that has the live log; empty when there is none."""
+        claim = found.build.claim if found.build is not None else None
+        return "" if claim is None or claim.builder == self._mine else claim.builder
+
+    def _is_here(self, found: Found) -> bool:
+        return not self.builder_of(found)
+
+    async def _there(self, found: Found, offset: int, elsewhere: Follower | None) -> AsyncIterator[LogPiece]:
+        if elsewhere is None:
+            return
+        try:
+            async for data in elsewhere(self.builder_of(found), offset):
+                yield LogPiece(offset, data)
+                offset += len(data)
+        except Unavailable as error:
+            _log.info("log_elsewhere_broke_off", build=str(found.build_stream), error=str(error))
 
     async def _news(self, found: Found, offset: int, since: int) -> None:
         """Wait for another line, a claim, or the end; at most a second, so that nothing is missed for long."""
@@ -124,7 +168,7 @@ class Reader:
         stream, build = found.build_stream, found.build
         if stream is None or build is None or not build.is_open:
             await signals.wait(str(found.stream), LOOK_AGAIN_S, since=since)
-        elif build.claim is None:
+        elif build.claim is None or not self._is_here(found):
             await signals.wait(str(stream), LOOK_AGAIN_S, since=since)
         elif signals.count == since:
             await self._logs.changed(log_id(stream, build.claims), offset, LOOK_AGAIN_S)

@@ -29,13 +29,22 @@ class _Seen:
 
 
 class Tenure:
-    """The lease of `holder`.
+    """The lease of `holder`, which other replicas reach at `address`.
 
     `changed` is told when it was won (true) and when it could not be renewed in time (false).
     """
 
-    def __init__(self, holder: str, leases: Leases, clock: Clock, ttl: float, changed: Callable[[bool], None]) -> None:
+    def __init__(
+        self,
+        holder: str,
+        leases: Leases,
+        clock: Clock,
+        ttl: float,
+        changed: Callable[[bool], None],
+        address: str = "",
+    ) -> None:
         self.holder = holder
+        self._address = address
         self._leases = leases
         self._monotonic = clock.monotonic
         self._ttl = ttl
@@ -81,7 +90,7 @@ class Tenure:
         if self._counter == 0:
             await self._resume(patience)
         began = self._monotonic()
-        lease = Lease(self.holder, self._counter + 1, self._ttl)
+        lease = Lease(self.holder, self._counter + 1, self._ttl, self._address)
         try:
             async with asyncio.timeout(patience):
                 await self._leases.put(lease)

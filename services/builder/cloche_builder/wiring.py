@@ -25,6 +25,7 @@ from cloche_shared.adapters.uv_resolver import UvResolver
 from cloche_shared.bus.dispatch import TRANSIENT, BatchConsumer, Consumer
 from cloche_shared.bus.projector import Projection, Projector
 from cloche_shared.bus.relay import Relay
+from cloche_shared.http.elsewhere import Elsewhere
 from cloche_shared.journal.commit import StreamId
 from cloche_shared.journal.streams import Streams
 from cloche_shared.journal.writer import Writer
@@ -45,7 +46,7 @@ class OwnPorts:
     `holder` is the builder's id: under one id at most one process may live at a time (embedded, the
     folder's lock sees to that), and whoever starts under it adopts its builds at once. `prove` and
     `warm` are a node's `prefix` and `warm` where the builder has a node; `stage` is needed where blobs
-    lie on another machine.
+    lie on another machine. `address` is where other replicas reach this one, `elsewhere` the way to them.
     """
 
     resolver: Resolver
@@ -54,6 +55,8 @@ class OwnPorts:
     prove: Prove | None = None
     warm: Warm | None = None
     stage: Stage | None = None
+    address: str = ""
+    elsewhere: Elsewhere | None = None
 
 
 class _OpenBuilds:
@@ -85,14 +88,16 @@ class BuilderService:
         streams = Streams(BUILDS, writer, exclusive=platform.exclusive)
         self.builds = Builds(streams, writer, platform.blobs, platform.clock, settings)
         self.requests = Requests(Streams(REQUESTS, writer, exclusive=platform.exclusive), self.builds)
-        tenure = Tenure(own.holder, platform.leases, platform.clock, settings.lease_ttl_s, self._tenure_changed)
+        tenure = Tenure(
+            own.holder, platform.leases, platform.clock, settings.lease_ttl_s, self._tenure_changed, own.address
+        )
         tools = Tools(own.resolver, platform.http, platform.blobs, own.prove, own.warm, own.stage)
         site = Site(Workshop(tools), own.logs, platform.blobs, platform.clock, _OpenBuilds(platform.views), settings)
         self._tenure = tenure
         self._driver = Driver(self.builds, site, tenure)
         self.builds.wake = self._driver.wake
-        reader = Reader(self.builds, self.requests, own.logs, platform.blobs)
-        parts = ApiParts(self.requests, reader, platform.views, platform.random, platform.installation)
+        reader = Reader(self.builds, self.requests, own.logs, platform.blobs, mine=own.holder)
+        parts = ApiParts(self.requests, reader, platform.views, platform.random, platform.installation, own.elsewhere)
         self.reader = reader
         self._surface = Surface(router=make_router(parts), checks={"builder lease": self._check})
 

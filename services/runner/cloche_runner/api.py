@@ -10,7 +10,7 @@ from starlette.responses import Response, StreamingResponse
 from cloche_runner.domain.nodes import Node
 from cloche_runner.domain.runs import Run
 from cloche_runner.handlers import Commands, Submission
-from cloche_runner.logs import followed_bytes, last_lines, log_bytes, log_events, primed
+from cloche_runner.logs import followed_bytes, last_lines, log_bytes, log_events
 from cloche_runner.metrics import summarise
 from cloche_runner.reading import Follower, Reading
 from cloche_runner.scheduling import Scheduling
@@ -21,7 +21,7 @@ from cloche_shared.contracts.runs import RunStatus
 from cloche_shared.errors import Invalid
 from cloche_shared.http.caller import Caller, may
 from cloche_shared.http.conditions import Matching, Once, Preferred, etag_of
-from cloche_shared.http.elsewhere import Elsewhere, may_go_on
+from cloche_shared.http.elsewhere import Elsewhere, may_go_on, primed
 from cloche_shared.http.files import BYTES, download, files_router
 from cloche_shared.http.paging import Page, Paging, encode_token, page_bytes
 from cloche_shared.http.position_wait import views_caught_up

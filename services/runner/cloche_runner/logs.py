@@ -20,19 +20,6 @@ async def log_bytes(
         yield chunk.data
 
 
-async def primed(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Return the same bytes once the first are there, so that what keeps them away can still be answered."""
-    first = await anext(chunks, None)
-
-    async def whole() -> AsyncIterator[bytes]:
-        if first is not None:
-            yield first
-            async for chunk in chunks:
-                yield chunk
-
-    return whole()
-
-
 async def followed_bytes(
     reading: Reading, stream: StreamId, offset: int, elsewhere: Follower | None, *, only_here: bool
 ) -> AsyncIterator[bytes]:

@@ -146,6 +146,19 @@ class Forwarded(Response):
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
+async def primed(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Return the same bytes once the first are there, so that what keeps them away can still be answered."""
+    first = await anext(chunks, None)
+
+    async def whole() -> AsyncIterator[bytes]:
+        if first is not None:
+            yield first
+            async for chunk in chunks:
+                yield chunk
+
+    return whole()
+
+
 def passed(fields: Fields) -> list[tuple[bytes, bytes]]:
     """Return the fields of a replica's answer that travel on; the front adds its own again."""
     return [(name, value) for name, value in fields if name not in _HOP and name not in _OURS]
