@@ -5,6 +5,7 @@ import dataclasses
 import json
 import shlex
 import sys
+from collections.abc import Callable
 
 from tests.environments import build, engine, sharing
 from tests.environments.catalogue import ROLES
@@ -58,6 +59,16 @@ def clean() -> None:
     engine.down()
 
 
+def rest() -> None:
+    """Clean up after runs that are gone; stop the engine if it is ours and nothing uses it."""
+    sharing.sweep()
+    left = [found.name for found in sharing.containers()]
+    if left:
+        say(f"still in use: {', '.join(left)}")
+    else:
+        engine.down()
+
+
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m tests.environments", description=__doc__)
     commands = made.add_subparsers(dest="command", required=True)
@@ -67,11 +78,24 @@ def parser() -> argparse.ArgumentParser:
         ("env", environment.__doc__),
         ("status", status.__doc__),
         ("down", "Stop the servers that `up` started, unless a test run uses them."),
+        ("rest", rest.__doc__),
         ("clean", clean.__doc__),
         ("watch", "Clean up after test runs that end or crash, then leave."),
     ):
         commands.add_parser(name, help=text)
     return made
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "build": lambda asked: building(asked.roles),
+    "up": lambda asked: up(asked.roles),
+    "env": lambda _: environment(),
+    "status": lambda _: status(),
+    "down": lambda _: sharing.down(everything=False),
+    "rest": lambda _: rest(),
+    "clean": lambda _: clean(),
+    "watch": lambda _: sharing.watch(),
+}
 
 
 def main() -> int:
@@ -81,21 +105,7 @@ def main() -> int:
         sys.stderr.write(f"No role is named {', '.join(sorted(unknown))}; there are {', '.join(ROLES)}.\n")
         return 2
     try:
-        match asked.command:
-            case "build":
-                building(asked.roles)
-            case "up":
-                up(asked.roles)
-            case "env":
-                environment()
-            case "status":
-                status()
-            case "down":
-                sharing.down(everything=False)
-            case "clean":
-                clean()
-            case _:
-                sharing.watch()
+        COMMANDS[asked.command](asked)
     except NotPossible as error:
         sys.stderr.write(f"{error}\n")
         return 1

@@ -96,9 +96,9 @@ def install() -> None:
         raise NotPossible(f"No Docker engine answers and {', '.join(missing)} cannot be installed. Start Docker.")
     say(f"engine: installing {' '.join(missing)}")
     call(["apt-get", "update", "-q"])
-    quiet = {"DEBIAN_FRONTEND": "noninteractive"}
     # The package's own service would start a second engine where an init system runs.
-    call(["apt-get", "install", "-yq", "--no-install-recommends", *missing], RUNLEVEL="1", **quiet)
+    quiet = ["apt-get", "install", "-yq", "--no-install-recommends", *missing]
+    call(quiet, RUNLEVEL="1", DEBIAN_FRONTEND="noninteractive")
 
 
 def at(program: str) -> str | None:

@@ -65,6 +65,6 @@ def own_server() -> Iterator[Start]:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Give the shared servers back when the whole run ends; workers leave it to the process that started them."""
-    if not hasattr(config, "workerinput") and sharing.WATCH.used():
+    if not hasattr(config, "workerinput") and (sharing.runs() / sharing.this_owner()).exists():
         sharing.release(sharing.this_owner())
     engine.close()

@@ -26,12 +26,15 @@ def cache() -> Path:
 
 
 @contextmanager
-def locked(name: str) -> Iterator[None]:
-    """Hold a lock among all processes on this machine; released by the kernel when the holder dies."""
+def locked(name: str, *, wait: bool = True) -> Iterator[None]:
+    """Hold a lock among all processes on this machine; released by the kernel when the holder dies.
+
+    Without `wait` a lock that another process holds raises BlockingIOError.
+    """
     folder = cache() / "locks"
     folder.mkdir(exist_ok=True)
     with (folder / name).open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield
 
 

@@ -1,5 +1,6 @@
 """Servers that test processes share: started once, used by all, gone with the last of them, also after a crash."""
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from docker.errors import NotFound
+from docker.errors import APIError, NotFound
 from docker.models.containers import Container
 
 from tests.environments import build, engine
@@ -19,7 +20,7 @@ from tests.environments.places import cache, locked
 from tests.environments.servers import Server
 from tests.environments.starts import KIND, START
 
-# The owner of servers that several processes use; the folder of their users says who.
+# The owner of servers that several processes use, with the folder where their users stand.
 SHARED = "shared"
 # The user that `up` enters and only `down` removes.
 STANDING = "standing"
@@ -38,12 +39,15 @@ def owner_of(process: int) -> str:
 
 
 def born(process: int) -> str:
-    """When a process started, in the kernel's ticks; nothing when it is gone, 0 where the kernel does not say."""
+    """When a process started, in the kernel's ticks; nothing when it has ended, 0 where the kernel does not say."""
     try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
+        state, *more = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         if Path("/proc/self/stat").exists():
             return ""
+    else:
+        # Killed, and its parent has not asked for the status yet.
+        return "" if state in "ZX" else more[18]
     try:
         os.kill(process, 0)
     except OSError:
@@ -56,6 +60,11 @@ def lives(owner: str) -> bool:
         return True
     number, _, start = owner.partition("-")
     return number.isdigit() and bool(start) and born(int(number)) == start
+
+
+def together() -> str:
+    """The owner of the servers that this cache's runs share; runs with another cache leave them alone."""
+    return f"{SHARED}-{hashlib.sha256(bytes(cache())).hexdigest()[:8]}"
 
 
 def folder(role: str) -> Path:
@@ -76,7 +85,7 @@ def users(role: str) -> list[str]:
 
 
 def running(role: str) -> Server | None:
-    """The shared server of a role if it runs on the image that would be chosen now."""
+    """The shared server of a role, if it runs."""
     path = folder(role) / "server.json"
     if not path.exists():
         return None
@@ -85,23 +94,38 @@ def running(role: str) -> Server | None:
         handle = server.handle()
     except NotFound:
         return None
+    return server if handle.status in {"running", "paused"} else None
+
+
+def outdated(role: str, server: Server) -> bool:
+    """Whether another image would be chosen now than the server runs on."""
     wanted = build.found(engine.client(), ROLES[role])
-    same = not wanted or handle.attrs["Config"]["Image"] == wanted
-    return server if same and handle.status in {"running", "paused"} else None
+    return bool(wanted) and server.handle().attrs["Config"]["Image"] != wanted
 
 
 def acquire(role: str, user: str) -> Server:
     """The shared server of a role, started if it does not run; it stays until `user` and all others are gone."""
     with locked(f"server-{role}"):
+        others = set(users(role)) - {user}
         (folder(role) / "users" / user).touch()
         server = running(role)
-        if server is None:
+        if server is None or (not others and outdated(role, server)):
             remove_shared(role)
-            server = START[role](SHARED)
+            server = start(role, together())
             server.save(folder(role) / "server.json")
     if user != STANDING:
         WATCH.ensure()
     return server
+
+
+def start(role: str, owner: str) -> Server:
+    """Start a server; once more when another process took one of its ports in between."""
+    try:
+        return START[role](owner)
+    except APIError as error:
+        if not any(words in str(error) for words in ("already allocated", "already in use")):
+            raise
+        return START[role](owner)
 
 
 def release(user: str) -> None:
@@ -111,12 +135,13 @@ def release(user: str) -> None:
             (folder(role) / "users" / user).unlink(missing_ok=True)
             if not users(role):
                 remove_shared(role)
+    (runs() / user).unlink(missing_ok=True)
 
 
 def remove_shared(role: str) -> None:
     (folder(role) / "server.json").unlink(missing_ok=True)
     for found in containers(role):
-        if found.labels.get(OWNER) == SHARED:
+        if found.labels[OWNER] == together():
             remove(found)
 
 
@@ -137,7 +162,7 @@ def remove(container: Container) -> None:
 def private(role: str) -> Iterator[Server]:
     """A server of a role for one test alone, to break as it likes."""
     WATCH.ensure()
-    server = START[role](this_owner())
+    server = start(role, this_owner())
     try:
         yield server
     finally:
@@ -145,30 +170,36 @@ def private(role: str) -> Iterator[Server]:
             remove(server.handle())
 
 
-def sweep() -> bool:
-    """Remove what belongs to test runs that are gone. Says whether anything is left that could become so."""
-    left = False
+def sweep() -> None:
+    """Remove what belongs to test runs that are gone."""
     for found in containers():
         owner = found.labels[OWNER]
-        if owner == SHARED:
-            continue
-        if lives(owner):
-            left = True
-        else:
+        if not owner.startswith(SHARED) and not lives(owner):
             remove(found)
     for role in START:
         with locked(f"server-{role}"):
-            alive = users(role)
-            if not alive:
+            if not users(role):
                 remove_shared(role)
-            left |= any(user != STANDING for user in alive)
-    return left
+
+
+def runs() -> Path:
+    """Where test runs that started something stand until they end."""
+    found = cache() / "runs"
+    found.mkdir(exist_ok=True)
+    return found
 
 
 def watch() -> None:
     """Sweep until no test run is left. One watcher does it for all; it lives on when a run is killed."""
-    with locked("watch"):
-        while sweep():
+    with suppress(BlockingIOError), locked("watch", wait=False):
+        while True:
+            before = list(runs().iterdir())
+            gone = [run for run in before if not lives(run.name)]
+            sweep()
+            for run in gone:
+                run.unlink(missing_ok=True)
+            if not any(runs().iterdir()):
+                return
             time.sleep(SWEEP_SECONDS)
 
 
@@ -178,22 +209,28 @@ class Watch:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-
-    def used(self) -> bool:
-        """Whether this process took any server."""
-        return self._process is not None
+        self.used = False
 
     def ensure(self) -> None:
+        """Enter this run, and start a watcher unless there is one."""
         with self._lock:
-            if self._process is None or self._process.poll() is not None:
-                self._process = subprocess.Popen(
-                    [sys.executable, "-m", "tests.environments", "watch"],
-                    cwd=Path(__file__).parents[2],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    start_new_session=True,
-                )
+            if self.used:
+                return
+            self.used = True
+            (runs() / this_owner()).touch()
+            try:
+                with locked("watch", wait=False):
+                    pass
+            except BlockingIOError:
+                return
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.environments", "watch"],
+                cwd=Path(__file__).parents[2],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
 
 
 WATCH = Watch()
