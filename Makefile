@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 UV     := $(BIN)/uv
 
-.PHONY: help demo test check format bench simulate clean unit integration e2e release reference
+.PHONY: help demo test check format bench simulate clean unit integration e2e release reference environments
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -41,6 +41,9 @@ format: $(VENV)/.dev  ## format and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+environments: $(VENV)/.dev  ## a Docker engine and the images of the real servers that tests start
+	$(BIN)/python -m tests.environments build
+
 unit: $(VENV)/.dev  ## unit and contract tests
 	$(BIN)/python -m pytest -q -n 2 tests/unit tests/contract
 
@@ -57,7 +60,7 @@ e2e: $(VENV)/.dev  ## the behaviour suite, then once more with every delivery de
 release: $(VENV)/.dev  ## wheel and sdist in empty environments; README and tutorial as typed
 	$(BIN)/python -m pytest -q tests/release
 
-test: unit simulate integration e2e release  ## everything that can fail
+test: environments unit simulate integration e2e release  ## everything that can fail
 
 bench: $(VENV)/.dev  ## measure, each figure beside its ceiling
 	$(BIN)/python -m benchmarks
