@@ -9,7 +9,7 @@ from urllib.parse import quote
 from cloche._calls import Call, Operation, Pause, send, send_all
 from cloche._errors import Conflict, Invalid, NotFound
 from cloche._files import Snapshot
-from cloche._views import Build, Environment, Keys, Listing, Model, Run, Service, View
+from cloche._views import Build, Environment, Keys, Letter, Listing, Model, Run, Service, View
 
 V = TypeVar("V", bound=View)
 API = "/api/v1"
@@ -208,6 +208,15 @@ class Deadline:
     def passed(self) -> bool:
         """Whether the time is over."""
         return self._end is not None and time.monotonic() >= self._end
+
+
+# --- dead letters
+
+
+def resend_letter(letter_id: str) -> Operation[Letter]:
+    """Deliver a dead letter again."""
+    answer = yield from send(Call("POST", path_of("events", "dead", letter_id, "resend"), once=True))
+    return Letter.model_validate(answer.json())
 
 
 # --- runs

@@ -234,6 +234,20 @@ class Models(Resource):
         return ops.delete("models", name)
 
 
+class Letters(Resource):
+    """Dead letters: messages that no handler could take. For administrators."""
+
+    @operation
+    def list(self, limit: int | None = None) -> Operation[list_[_views.Letter]]:
+        """Return those that wait, oldest first."""
+        return ops.views(_views.Letter, "events", "dead", limit=limit)
+
+    @operation
+    def resend(self, letter_id: str) -> Operation[_views.Letter]:
+        """Deliver one again to the group that could not take it."""
+        return ops.resend_letter(letter_id)
+
+
 class Nodes(Resource):
     """The machines that runs are placed on."""
 

@@ -126,6 +126,18 @@ class Event(View):
         return self.type.split(".")[1] if self.type.count(".") > 1 else self.type
 
 
+class Letter(View):
+    """A message that no handler could take."""
+
+    id: str
+    group: str
+    reason: str
+    attempts: int = 0
+    type: str = ""
+    subject: str = ""
+    project: str = ""
+
+
 class Listing(View):
     """One page."""
 

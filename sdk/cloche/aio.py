@@ -51,6 +51,10 @@ class Services(Async, running.Services[Service]):
     _kind = Service
 
 
+class Letters(Async, described.Letters):
+    """Dead letters: messages that no handler could take. For administrators."""
+
+
 class Nodes(Async, described.Nodes):
     """The machines that runs are placed on."""
 
@@ -72,6 +76,7 @@ class AsyncClient(Async, described.Connection):
         self.models = Models(self)
         self.services = Services(self)
         self.nodes = Nodes(self)
+        self.letters = Letters(self)
 
     async def __aenter__(self) -> Self:
         return self

@@ -51,6 +51,10 @@ class Services(Sync, running.Services[Service]):
     _kind = Service
 
 
+class Letters(Sync, described.Letters):
+    """Dead letters: messages that no handler could take. For administrators."""
+
+
 class Nodes(Sync, described.Nodes):
     """The machines that runs are placed on."""
 
@@ -72,6 +76,7 @@ class Client(Sync, described.Connection):
         self.models = Models(self)
         self.services = Services(self)
         self.nodes = Nodes(self)
+        self.letters = Letters(self)
 
     def __enter__(self) -> Self:
         return self

@@ -256,6 +256,8 @@ async def test_a_dead_letter_is_kept_listed_and_comes_again_to_its_group_only(tm
     file = await SqliteFile.open(tmp_path / "cloche.db")
     bus = file.bus()
     (found,) = await bus.letters()
+    assert await bus.letter(found.id) == found
+    assert (await bus.letter("7"), await bus.letter("../x"), await bus.letters(after=found.id)) == (None, None, [])
     assert (found.letter.delivery, found.letter.reason, found.letter.attempts) == (poison, "Invalid: no", 3)
     async with bus.subscribe("g", [RUNS]) as mine, bus.subscribe("h", [MODELS]) as other:
         await bus.resend(found.id)
@@ -350,6 +352,11 @@ async def test_a_letter_that_is_sent_again_comes_to_the_groups_of_its_topic() ->
     async with bus.subscribe("g", [RUNS]) as subscription:
         (poison,) = await take(subscription, 1)
         await bus.bury(DeadLetter("g", poison, "Invalid: no", 1, "1.0"))
-        await bus.resend(bus.broker.dead[0])
+        (letter,) = await bus.letters()
+        assert await bus.letters(after=letter.id) == []
+        assert await bus.letter(letter.id) == letter
+        await bus.resend(letter.id)
         assert ids(await take(subscription, 1)) == ids([poison])
-    assert bus.broker.dead == []
+    assert await bus.letters() == []
+    with pytest.raises(NotFound):
+        await bus.resend(letter.id)

@@ -57,8 +57,11 @@ def test_the_chain_shows_the_build_that_it_needed(
     assert set(names) - set(caused) == {"RunSubmitted"}
 
 
-def test_each_event_of_a_chain_names_the_one_that_caused_it(client: Client, unique: Names, script: Scripts) -> None:
-    found = chain_of(client, script, unique("env"))
+def test_each_event_of_a_chain_names_the_one_that_caused_it(
+    client: Client, index: ThreadedIndex, unique: Names, script: Scripts
+) -> None:
+    # a build of its own: one that another chain asked for first is caused there
+    found = chain_of(client, script, unique("env"), index.add(unique("pkg")))
     ids = {event.id for event in found}
     first, *others = found
     assert all(event.causationid in ids for event in others), [

@@ -11,6 +11,7 @@ from cloche_registry.api import environment_routes, model_routes
 from cloche_registry.consumers import RUNS_SEEN, Listeners, RunViews, list_projector
 from cloche_registry.definitions import Recipe
 from cloche_registry.handlers import ACCESS, ENVIRONMENT, MODEL, OWNER, Environments, Keys, Models, Resolver
+from cloche_registry.letters import LETTER, DeadLetters, letter_routes
 from cloche_registry.settings import RegistrySettings
 from cloche_shared.bus.access_feed import feed_access
 from cloche_shared.bus.dispatch import TRANSIENT, BatchConsumer, Consumer
@@ -66,6 +67,7 @@ class Registry:
         )
         access = Streams(ACCESS, self._writer, exclusive=platform.exclusive)
         self.keys = Keys(access, platform.access, pepper)
+        self._letters = DeadLetters(platform.bus, Streams(LETTER, self._writer, exclusive=platform.exclusive))
         self._projector = list_projector(platform.views, self.environments, self.models)
         self._denials = Denials(self._writer, platform.clock.monotonic, OWNER)
         self._surface = Surface(self._router(), finished=self._denials.note)
@@ -105,7 +107,7 @@ class Registry:
         return InlineEnvironment(name=settings.default_environment, definition=settings.default_definition)
 
     def _answered(self, stream: StreamId, request_id: str) -> None:
-        for streams in (self.environments.streams, self.models.streams, self.keys.streams):
+        for streams in (self.environments.streams, self.models.streams, self.keys.streams, self._letters.streams):
             if streams.kind.name == stream.kind:
                 streams.forget_asked(stream, request_id)
 
@@ -122,6 +124,7 @@ class Registry:
             environment_routes(self.environments, platform.installation),
             model_routes(self.models, platform.blobs, platform.installation, RUNS_SEEN),
             files_router("models", platform.blobs, OWNER, max_file_bytes=self._settings.max_file_bytes),
+            letter_routes(self._letters),
             events_router(platform.bus),
         )
         whole = APIRouter()

@@ -9,10 +9,12 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from hashlib import sha256
 
 from cloche_shared.adapters.memory_faults import NO_FAULTS, Faults
+from cloche_shared.bus.letters import letter_not_found
 from cloche_shared.contracts.envelope import Event
-from cloche_shared.ports.bus import DeadLetter, Delivery, Subscription
+from cloche_shared.ports.bus import DeadLetter, Delivery, Letter, Subscription
 
 
 @dataclass(slots=True)
@@ -146,10 +148,22 @@ class MemoryBus:
         self.broker.dead.append(letter)
         await self._faults.after("bury")
 
-    async def resend(self, letter: DeadLetter) -> None:
+    async def letters(self, limit: int = 100, *, after: str = "") -> list[Letter]:
+        found = [Letter(_name_of(letter), letter) for letter in self.broker.dead]
+        names = [one.id for one in found]
+        start = names.index(after) + 1 if after in names else 0
+        return found[start : start + limit]
+
+    async def letter(self, letter_id: str) -> Letter | None:
+        return next((one for one in await self.letters(len(self.broker.dead)) if one.id == letter_id), None)
+
+    async def resend(self, letter_id: str) -> None:
         """Put a buried event at the end of its topic again, for all groups; those that had it see it twice."""
-        self.broker.dead.remove(letter)
-        event = letter.delivery.event
+        found = await self.letter(letter_id)
+        if found is None:
+            raise letter_not_found(letter_id)
+        self.broker.dead.remove(found.letter)
+        event = found.letter.delivery.event
         if event is not None:
             self._add(event, 0.0)
 
@@ -157,6 +171,11 @@ class MemoryBus:
         at = asyncio.get_running_loop().time() + self._delay + latency
         self.broker.place(event.topic, event.key).add(event, event.key, at)
         self.broker.wake()
+
+
+def _name_of(letter: DeadLetter) -> str:
+    was = letter.delivery
+    return sha256(f"{letter.group} {was.source} {was.offset}".encode()).hexdigest()[:16]
 
 
 class MemorySubscription:

@@ -19,7 +19,7 @@ import orjson
 from cloche_shared.contracts.envelope import Event
 from cloche_shared.errors import NotFound
 from cloche_shared.ports.blobs import Blobs, BlobStore
-from cloche_shared.ports.bus import Bus, DeadLetter, Delivery, Subscription
+from cloche_shared.ports.bus import Bus, DeadLetter, Delivery, Letter, Subscription
 from cloche_shared.ports.journal import Document, Journal, Verdict
 
 LIMIT: Final = 64 * 1024
@@ -157,6 +157,18 @@ class LargeBus:
     async def bury(self, letter: DeadLetter) -> None:
         """Put a poison message aside."""
         await self._bus.bury(letter)
+
+    async def letters(self, limit: int = 100, *, after: str = "") -> Sequence[Letter]:
+        """Return dead letters as they were buried."""
+        return await self._bus.letters(limit, after=after)
+
+    async def letter(self, letter_id: str) -> Letter | None:
+        """Return a dead letter as it was buried."""
+        return await self._bus.letter(letter_id)
+
+    async def resend(self, letter_id: str) -> None:
+        """Deliver a dead letter again."""
+        await self._bus.resend(letter_id)
 
     @asynccontextmanager
     async def _whole(self, joining: AbstractAsyncContextManager[Subscription]) -> AsyncIterator[Subscription]:

@@ -34,6 +34,14 @@ class DeadLetter:
     code_version: str
 
 
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A dead letter with the name under which it can be sent again (letters, digits, `.`, `_` and `-`)."""
+
+    id: str
+    letter: DeadLetter
+
+
 class Subscription(Protocol):
     """A consumer group's place in some topics."""
 
@@ -77,3 +85,12 @@ class Bus(Protocol):
 
     async def bury(self, letter: DeadLetter) -> None:
         """Put a poison message aside durably, under `<topic>.dead`."""
+
+    async def letters(self, limit: int = 100, *, after: str = "") -> Sequence[Letter]:
+        """Return dead letters of all groups behind the one named `after`, oldest first."""
+
+    async def letter(self, letter_id: str) -> Letter | None:
+        """Return one dead letter."""
+
+    async def resend(self, letter_id: str) -> None:
+        """Deliver a dead letter again, and put it aside no longer. Raises `NotFound` (`letter_not_found`)."""

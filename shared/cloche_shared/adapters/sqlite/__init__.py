@@ -2,6 +2,5 @@
 
 from cloche_shared.adapters.sqlite.bus import JournalBus
 from cloche_shared.adapters.sqlite.file import SqliteFile
-from cloche_shared.adapters.sqlite.letters import Letter
 
-__all__ = ["JournalBus", "Letter", "SqliteFile"]
+__all__ = ["JournalBus", "SqliteFile"]

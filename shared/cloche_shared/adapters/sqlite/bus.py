@@ -16,11 +16,11 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from itertools import islice
 
-from cloche_shared.adapters.sqlite.letters import RESENT, Letter, Letters
+from cloche_shared.adapters.sqlite.letters import RESENT, Letters
 from cloche_shared.adapters.sqlite.writer import Placed, Writer
 from cloche_shared.contracts.envelope import Event
 from cloche_shared.journal.commit import events_of
-from cloche_shared.ports.bus import DeadLetter, Delivery, Subscription
+from cloche_shared.ports.bus import DeadLetter, Delivery, Letter, Subscription
 from cloche_shared.ports.journal import Document
 
 _SHIFT = 16
@@ -82,12 +82,14 @@ class JournalBus:
     async def bury(self, letter: DeadLetter) -> None:
         await self._letters.put(letter)
 
-    async def letters(self, limit: int = 100, *, after: int = 0) -> list[Letter]:
-        """Return dead letters with an id greater than `after`, oldest first."""
+    async def letters(self, limit: int = 100, *, after: str = "") -> list[Letter]:
         return self._letters.page(limit, after)
 
-    async def resend(self, letter_id: int) -> None:
-        """Deliver a dead letter again to the group that buried it. Raises `NotFound` (`letter_not_found`)."""
+    async def letter(self, letter_id: str) -> Letter | None:
+        return self._letters.find(letter_id)
+
+    async def resend(self, letter_id: str) -> None:
+        """Deliver a dead letter again to the group that buried it."""
         group = await self._letters.resend(letter_id)
         for subscription in {sub for subs in self._wanted.values() for sub in subs if sub.group == group}:
             subscription.look(RESENT)

@@ -2,25 +2,17 @@
 
 import sqlite3
 from base64 import b64decode, b64encode
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import orjson
 
 from cloche_shared.adapters.sqlite.writer import Writer
+from cloche_shared.bus.letters import letter_not_found
 from cloche_shared.contracts.envelope import Event
-from cloche_shared.errors import NotFound
-from cloche_shared.ports.bus import DeadLetter, Delivery
+from cloche_shared.ports.bus import DeadLetter, Delivery, Letter
 
 RESENT = "resent"
 """The source under which letters come again: a log of its own, read by the group that buried them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Letter:
-    """A dead letter with the number under which it can be sent again."""
-
-    id: int
-    letter: DeadLetter
 
 
 class Letters:
@@ -35,17 +27,24 @@ class Letters:
         sql = "INSERT INTO dead(consumers,body) VALUES (?,?)"
         await self._writer.write(sql, [(letter.group, _body(letter))], durable=True)
 
-    def page(self, limit: int, after: int) -> list[Letter]:
+    def page(self, limit: int, after: str) -> list[Letter]:
         """Return letters in order of their ids."""
         sql = "SELECT id,consumers,body FROM dead WHERE id>? ORDER BY id LIMIT ?"
-        rows = self._reader.execute(sql, (after, limit)).fetchall()
-        return [Letter(number, _letter(group, body)) for number, group, body in rows]
+        rows = self._reader.execute(sql, (_number(after), limit)).fetchall()
+        return [Letter(str(number), _letter(group, body)) for number, group, body in rows]
 
-    async def resend(self, letter_id: int) -> str:
+    def find(self, letter_id: str) -> Letter | None:
+        """Return a letter."""
+        sql = "SELECT consumers,body FROM dead WHERE id=?"
+        row = self._reader.execute(sql, (_number(letter_id),)).fetchone()
+        return None if row is None else Letter(letter_id, _letter(row[0], row[1]))
+
+    async def resend(self, name: str) -> str:
         """Move a letter into the log of letters that come again, and return its group."""
+        letter_id = _number(name)
         row = self._reader.execute("SELECT consumers FROM dead WHERE id=?", (letter_id,)).fetchone()
         if row is None:
-            raise NotFound("letter_not_found", f"There is no dead letter {letter_id}.")
+            raise letter_not_found(name)
         # A crash between the two leaves the letter in both tables, which only means that it comes again.
         sql = "INSERT INTO resent(consumers,body) SELECT consumers,body FROM dead WHERE id=?"
         await self._writer.write(sql, [(letter_id,)], durable=True)
@@ -62,6 +61,10 @@ class Letters:
         """Remove a group's letters that were handled after they came again."""
         sql = "DELETE FROM resent WHERE consumers=? AND pos<?"
         self._writer.write_lazily(("resent", group), sql, (group, before))
+
+
+def _number(name: str) -> int:
+    return int(name) if name.isascii() and name.isdigit() and len(name) <= 18 else 0  # noqa: PLR2004 - what SQLite can hold
 
 
 def _body(letter: DeadLetter) -> bytes:

@@ -39,6 +39,7 @@ from cloche_shared.contracts.facts.deployer import (
 from cloche_shared.contracts.facts.registry import (
     ApiKeyIssued,
     ApiKeyRevoked,
+    DeadLetterResent,
     EnvironmentArchived,
     EnvironmentDeleted,
     EnvironmentLabeled,
@@ -82,6 +83,7 @@ TOPICS = {
     "node": "cloche.nodes",
     "service": "cloche.services",
     "access": "cloche.access",
+    "letter": "cloche.access",
     "answers": "cloche.answers",
     "denial": "cloche.denials",
 }
@@ -99,6 +101,7 @@ __all__ = [
     "BuildFailed",
     "BuildSubmitted",
     "CommandRefused",
+    "DeadLetterResent",
     "EnvironmentArchived",
     "EnvironmentDeleted",
     "EnvironmentLabeled",

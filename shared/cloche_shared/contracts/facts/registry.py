@@ -93,6 +93,15 @@ class ApiKeyRevoked(Fact):
     key_id: str
 
 
+class DeadLetterResent(Fact):
+    """An administrator let a message come again that had been put aside: to which group, and why it was put aside."""
+
+    letter: str
+    group: str
+    event_id: str = ""
+    reason: str = ""
+
+
 class ReferencesResolved(Fact):
     """Answer to whoever submitted references."""
 
