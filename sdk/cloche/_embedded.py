@@ -29,7 +29,7 @@ import cloche_runner.wiring as runner
 import cloche_runtime
 from cloche import __version__
 from cloche_builder.settings import BuilderSettings
-from cloche_deployer.adapters.node_stage import NodeParts, NodeStage
+from cloche_deployer.adapters.node_stage import BASE_ENV, NodeParts, NodeStage
 from cloche_deployer.settings import DeployerSettings
 from cloche_registry.settings import RegistrySettings
 from cloche_runner.settings import RunnerSettings
@@ -58,7 +58,6 @@ from cloche_shared.service import Platform, Service
 from cloche_shared.settings import HttpSettings, Loaded, Section, load
 
 PEPPER_BYTES = 32
-BASE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 OPENAPI = "openapi.json"
 SOCKET_FOLDER = 70
 """Bytes of the path of the folder for sockets at most, so that a socket's has no more than 100."""
@@ -284,7 +283,7 @@ def _stage(machine: Machine, found: DeployerSettings) -> NodeStage:
             random=machine.random,
             runtime=Path(str(cloche_runtime.__file__)).parent.parent,
             sockets=machine.sockets,
-            base_env={"PATH": BASE_PATH, "LANG": "C.UTF-8"},
+            base_env=BASE_ENV,
             orphan_after=found.orphan_after,
         )
     )

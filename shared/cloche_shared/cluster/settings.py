@@ -14,9 +14,11 @@ class ClusterSettings(Section):
     `token`, `token_file`: the first administrator's token; the registry makes it valid.
     `replica`: this process's id among the service's replicas; empty: the host's name.
     `address`: where other replicas reach this one (`http://host:port`); empty: they cannot.
+    `peer_ca_file`: whom to trust where replicas speak TLS (PEM; empty: the system's authorities).
     `data`: the folder for this replica's files; the node's folder lies in it.
     `node`: the id of the node that this replica drives; empty: none.
     `executor`: the Unix socket of the executor that user code runs in; empty: in this process's container.
+    `share_group`: the number of the group that this service and the executor have in common.
     `public_url`: where clients reach the installation (the gateway), for the URLs that are shown.
     """
 
@@ -27,9 +29,11 @@ class ClusterSettings(Section):
     token_file: str = ""
     replica: str = Field(default="", pattern=r"^([a-z0-9][a-z0-9-]{0,62})?$")
     address: str = Field(default="", pattern=r"^(https?://[^/@\s]+)?$")
+    peer_ca_file: str = ""
     data: str = "/var/lib/cloche"
     node: str = Field(default="", pattern=r"^([a-z0-9][a-z0-9-]{0,62})?$")
     executor: str = ""
+    share_group: int | None = Field(default=None, ge=0)
     public_url: str = Field(default="", pattern=r"^(https?://[^/@\s]+)?$")
     delay: float = Field(default=0.0, ge=0, le=60, description="Holds back every delivery, in seconds; for tests.")
 

@@ -18,6 +18,8 @@ from cloche_shared.ports.node_files import NodeFiles
 from cloche_shared.ports.platform import Random
 
 OWNER = "deployer"
+BASE_ENV = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
+"""What every worker's environment begins with."""
 ENDED_WITHIN = 0.05
 """Seconds in which an ended process tells so."""
 LOG_SHOWN = 4000
