@@ -21,6 +21,9 @@ from uvicorn.server import ServerState
 from cloche_shared.errors import ClocheError, Invalid, Throttled
 from cloche_shared.http.problems import rendered
 
+LINGER_S: Final = 1.0
+MAX_THROWN_AWAY: Final = 1024 * 1024
+"""Bytes that are read of a request that was refused."""
 MAX_HEAD_BYTES: Final = 64 * 1024
 """Bytes that may come without any of a body. A read brings up to 256 KiB, so that much more may come at once."""
 
@@ -91,7 +94,7 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         self._address = self.client[0]
         if not self.shared.enters(self._address):
-            self.refuse(_too_many(self.shared.per_address))
+            self.refuse(_too_many(self.shared.per_address), linger_s=0)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
@@ -102,6 +105,9 @@ class GuardedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Read what came; stop when too much came that is no body."""
         if self._refused:
+            self._bodiless += len(data)
+            if self._bodiless > MAX_THROWN_AWAY:
+                self.transport.abort()
             return
         super().data_received(data)
         cycle = self.cycle
@@ -129,17 +135,24 @@ class GuardedProtocol(HttpToolsProtocol):
         """Answer what is no HTTP as every other mistake is answered."""
         self.refuse(Invalid("bad_request", "The request is not HTTP/1.1 as it is written."))
 
-    def refuse(self, error: ClocheError) -> None:
-        """Answer, where no answer has begun, and close."""
-        self._refused = True
-        if self.transport.is_closing():
+    def refuse(self, error: ClocheError, *, linger_s: float = LINGER_S) -> None:
+        """Answer, where no answer has begun, and close; what still comes for `linger_s` is thrown away.
+
+        A connection that is closed over unread bytes is reset, and the answer is lost with it.
+        """
+        if self._refused or self.transport.is_closing():
             return
+        self._refused = True
         if self._unanswered():
             self.transport.write(_whole(error))
         if self.cycle is not None:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-        self.transport.close()
+        if linger_s and self.transport.can_write_eof():
+            self.transport.write_eof()
+            self.loop.call_later(linger_s, self.transport.close)
+        else:
+            self.transport.close()
 
     def _unanswered(self) -> bool:
         """Whether the request that is being read has got no part of an answer, and none before it is being answered."""

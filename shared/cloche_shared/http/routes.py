@@ -1,6 +1,7 @@
 """Routers whose routes read JSON strictly and document every answer."""
 
 from collections.abc import Callable, Coroutine, Iterator
+from http import HTTPStatus
 from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
@@ -55,7 +56,9 @@ class StrictRoute(APIRoute):
 
 
 def media_types_of(route: APIRoute) -> frozenset[str]:
-    """Return the media types of a route's good answers, as its document names them."""
+    """Return the media types of a route's good answers, as its document names them; none where they are empty."""
+    if route.status_code == HTTPStatus.NO_CONTENT:
+        return frozenset()
     kind: object = getattr(route.response_class, "value", route.response_class)
     own = getattr(kind, "media_type", None)
     found = {own.partition(";")[0]} if isinstance(own, str) else set()
