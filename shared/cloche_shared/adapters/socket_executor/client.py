@@ -17,7 +17,7 @@ PATIENCE_S = 30.0
 LONGEST_LOG = 64 * 1024**3
 ANSWER_S = 40.0
 """Seconds in which a start is answered; the executor's own bound on it is half of that."""
-MOST_PAGES = 2000
+MOST_PAGES = 400
 _TRIES = 2
 _CALM_S = 0.05
 
@@ -64,13 +64,13 @@ class SocketExecutor:
     async def adopt(self, owner: str) -> list[Process]:
         if owner != self._owner:
             return []  # others' groups cannot be seen from here
-        found: list[Process] = []
+        found: list[Present] = []
         after = ""
         for _ in range(MOST_PAGES):
             page, more = await self._page(after)
-            found.extend(self._process(present) for present in page)
+            found.extend(page)
             if not more:
-                return found
+                return [self._process(present) for present in found]
             after = page[-1].id
         raise unavailable("It names processes without end.")
 

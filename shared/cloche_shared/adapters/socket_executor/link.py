@@ -41,7 +41,7 @@ class Link:
         self._numbers = itertools.count(1)
         self._open: dict[int, asyncio.Future[Document | Piece]] = {}
         self._sending = asyncio.Lock()
-        self._refusal: ClocheError | None = None
+        self._refusal: Unavailable | None = None
         self.is_lost = False
         self._tasks = [
             asyncio.create_task(self._listen(), name="executor-link"),
@@ -59,11 +59,10 @@ class Link:
         try:
             async with asyncio.timeout(GREETING_S):
                 (await link.ask("hello", version=VERSION, owner=owner)).whole("version", VERSION, VERSION)
-        except ClocheError as error:
+        except (TimeoutError, LinkLostError, FrameError, ClocheError) as error:
             await link.close()
-            raise unavailable(f"It refuses this process: {error}") from error
-        except (TimeoutError, LinkLostError, FrameError) as error:
-            await link.close()
+            if isinstance(error, Unavailable):
+                raise
             raise unavailable(f"What listens at {path} does not speak as it should ({_said(error)}).") from error
         except BaseException:
             await link.close()
@@ -126,7 +125,7 @@ class Link:
     def _hear(self, frame: Document | Piece) -> None:
         number = frame.number if isinstance(frame, Piece) else frame.whole("n")
         if number == 0 and isinstance(frame, Document):
-            self._refusal = error_from(frame.inner("error"))
+            self._refusal = unavailable(f"It refuses this process: {error_from(frame.inner('error'))}")
         answer = self._open.get(number)  # what nobody waits for any more is passed over
         if answer is not None and not answer.done():
             answer.set_result(frame)

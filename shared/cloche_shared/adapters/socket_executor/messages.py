@@ -1,5 +1,6 @@
 """Specs, processes, ends and errors as they travel; everything that comes in is checked here."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -35,6 +36,7 @@ DETAIL = 2000
 UNKNOWN: Final = "unknown_process"
 
 _ENDINGS = frozenset(get_args(Ending))
+_NAME = re.compile(r"[a-z0-9-]+")
 _PID = 2**31
 _ERRORS: Mapping[str, type[ClocheError]] = {
     one.__name__: one
@@ -105,6 +107,8 @@ class Present:
 
     def __init__(self, found: Document, longest_log: int) -> None:
         self.id = found.text("id", ID)
+        if _NAME.fullmatch(self.id) is None:
+            raise FrameError("a process has an id that is none")
         self.pid = found.whole("pid", most=_PID)
         self.began = found.optional("began", found.flag)
         self.exit = found.optional("exit", lambda name: exit_from(found.inner(name), longest_log))

@@ -84,7 +84,7 @@ class SocketProcess:
 
     async def log(self, offset: int = 0, *, follow: bool = True) -> AsyncIterator[LogChunk]:
         tries = 0
-        while self._has_more(offset):
+        while offset < self._believed():
             try:
                 piece = await self._piece(offset, follow=follow)
             except TROUBLES as error:
@@ -98,12 +98,13 @@ class SocketProcess:
             if piece is None:
                 return
             tries = 0
-            yield LogChunk(offset, piece.data)
-            offset += len(piece.data)
+            data = piece.data[: self._believed() - offset]
+            yield LogChunk(offset, data)
+            offset += len(data)
 
-    def _has_more(self, offset: int) -> bool:
-        """Tell whether bytes from `offset` on are to be believed."""
-        return offset < (self._host.longest_log if self._exit is None else self._exit.log_bytes)
+    def _believed(self) -> int:
+        """Return how many bytes of the log there can be."""
+        return self._host.longest_log if self._exit is None else self._exit.log_bytes
 
     async def _piece(self, offset: int, *, follow: bool) -> Piece | None:
         link = await self._host.link()

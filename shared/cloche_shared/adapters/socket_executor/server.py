@@ -127,8 +127,12 @@ class Server:
         if len(self._sessions) > MOST_SESSIONS:
             await session.turn_away(Throttled("too_many_connections", "Too many connections to the executor."))
             return None
-        owner = await session.greeted()
-        if owner is None or self._rules.admits(uid, owner):
+        greeting = await session.greeted()
+        if greeting is None:
+            return None
+        number, owner = greeting
+        if self._rules.admits(uid, owner):
+            await session.welcome(number)
             return owner
         _log.warning("peer_refused: user %s may not act for %s", uid, owner)
         await session.turn_away(_foreign(uid))

@@ -44,8 +44,8 @@ class Session:
         self._sending = asyncio.Lock()
         self._requests: dict[int, asyncio.Task[None]] = {}
 
-    async def greeted(self) -> str | None:
-        """Return the owner that the client names; None for one that says nothing sensible."""
+    async def greeted(self) -> tuple[int, str] | None:
+        """Return the greeting's number and the owner that it names; None for one that makes no sense."""
         try:
             async with asyncio.timeout(GREETING_S):
                 first = await read_frame(self._reader, REQUEST_BYTES)
@@ -58,8 +58,11 @@ class Session:
         if version != VERSION or not is_owner(owner):
             await self.turn_away(_malformed(f"version {version} for owner {owner!r}"))
             return None
+        return number, owner
+
+    async def welcome(self, number: int) -> None:
+        """Answer the greeting."""
         await self._send(packed({"n": number, "ok": {"version": VERSION}}))
-        return owner
 
     async def turn_away(self, error: ClocheError) -> None:
         """Say why the client cannot be served, and let it read that: what it sends meanwhile is thrown away."""
