@@ -48,8 +48,8 @@ STARTERS = {
     *("asyncio.create_subprocess_exec", "os.execv", "os.execve", "os.execvp", "os.execvpe", "os.posix_spawn"),
 }
 ALLOWED = {
-    ("runtime/cloche_runtime/bootstrap.py", "compile"): "the user's own script, in the user's own process",
-    ("runtime/cloche_runtime/bootstrap.py", "exec"): "the user's own script, in the user's own process",
+    ("runtime/cloche_runtime/cloche_script.py", "compile"): "the user's own script, in the user's own process",
+    ("runtime/cloche_runtime/cloche_script.py", "exec"): "the user's own script, in the user's own process",
     ("shared/cloche_shared/adapters/local_node_files/worker.py", "compile"): "bytecode of wheels; nothing is run",
 }
 
