@@ -1,10 +1,10 @@
-"""Small records on disk: replaced whole, made durable, with room reserved for the one that must not fail."""
+"""Small records on disk: replaced whole, made durable, with room reserved for those that must not fail."""
 
 import json
 import os
 from typing import Any, Dict
 
-_RESERVED = 4096  # bytes for the exit record
+_RESERVED = 4096  # bytes of a record for which room is taken
 
 
 def write_json(path: str, value: Dict[str, Any]) -> None:
@@ -26,3 +26,27 @@ def reserve(path: str) -> None:
         os.write(fd, b" " * _RESERVED)
     finally:
         os.close(fd)
+
+
+class Note:
+    """A record that its one writer changes in place: a file of its own for each change costs far more.
+
+    One write of up to a page changes it whole, so whoever reads it after the writer's death finds it whole.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._fd = self._open(os.O_CREAT)
+
+    def _open(self, flags: int) -> int:
+        return os.open(self._path, os.O_WRONLY | os.O_CLOEXEC | flags, 0o600)
+
+    def write(self, value: Dict[str, Any]) -> None:
+        """Change it. On a full disk what was written before stays."""
+        data = json.dumps(value).encode()
+        if len(data) <= _RESERVED:
+            os.pwrite(self._fd, data.ljust(_RESERVED), 0)
+            return
+        write_json(self._path, value)
+        os.close(self._fd)
+        self._fd = self._open(0)

@@ -3,8 +3,8 @@
 It starts the user's program, spools its output, holds it to its limits and proves its end. In the
 group's folder (0700) lie
 
-    spec.json    what to do, written by the executor before the supervisor is asked for
-    lock         held (flock) as long as the supervisor lives: whoever gets it knows that it is dead
+    spec.json    what to do, written by the executor before the supervisor is asked for; locked (flock)
+                 as long as the supervisor lives: whoever gets the lock knows that it is dead
     sock         where owners connect
     state.json   {boot, supervisor: [pid, start], child: [pid, start], started, strays: [[pid, start]]}
     log          stdout and stderr as they came
@@ -33,7 +33,7 @@ import traceback
 from typing import Any, Dict, List, Optional
 
 from cloche_runtime import procfs
-from cloche_runtime.durable import reserve, write_json
+from cloche_runtime.durable import Note, reserve, write_json
 from cloche_runtime.owner import Owner
 from cloche_runtime.spawn import become_subreaper, spawn
 from cloche_runtime.spool import Spool
@@ -56,6 +56,8 @@ class Supervisor:
         self._grace: float = limits["grace"]
         self._orphan_after: float = limits["orphan_after"]
         self._spool = Spool("log", limits["log"], spec["redact"])
+        self._state = Note("state.json")
+        self._identities: Dict[str, Any] = {}
         self._poll = select.poll()
         self._owners: Dict[int, Owner] = {}
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -307,17 +309,13 @@ class Supervisor:
 
     def _note(self) -> None:
         """Write down who lives, for whoever finds this supervisor dead."""
-        me = os.getpid()
-        write_json(
-            "state.json",
-            {
+        if not self._identities:
+            self._identities = {
                 "boot": procfs.boot_id(),
-                "supervisor": procfs.identity(me),
+                "supervisor": procfs.identity(os.getpid()),
                 "child": procfs.identity(self._pid),
-                "started": self._started,
-                "strays": self._strays,
-            },
-        )
+            }
+        self._state.write({**self._identities, "started": self._started, "strays": self._strays})
 
     # --- limits
 
@@ -417,7 +415,7 @@ def main(folder: str, first: Optional[socket.socket]) -> None:
     """Supervise the group of `folder`, unless another does or it has ended already."""
     os.umask(0o077)
     os.chdir(folder)
-    lock = os.open("lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    lock = os.open("spec.json", os.O_RDWR | os.O_CLOEXEC)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -177,7 +177,7 @@ def _exterminate(living: Callable[[], list[int]]) -> None:
 @contextmanager
 def _dead_supervisor(folder: Path) -> Iterator[bool]:
     """Hold the group's lock; false when a living supervisor has it."""
-    fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = os.open(folder / "spec.json", os.O_RDWR | os.O_CLOEXEC)
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
