@@ -5,7 +5,7 @@ whatever the run's stream does not say yet.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +14,11 @@ from typing import TypeVar
 from cloche_runner.domain import run_decisions as decisions
 from cloche_runner.domain.endings import NODES_FAULTS, Verdict, ended_at, judge, without_outputs
 from cloche_runner.domain.runs import Run, holder
+from cloche_runner.environ import environment
 from cloche_runner.handlers import Core, service_origin
 from cloche_runner.metering import Meter
 from cloche_runner.permit import Permit
-from cloche_runner.ports import AttemptFiles, AttemptPaths
+from cloche_runner.ports import AttemptFiles
 from cloche_runner.prefixes import Prefixes
 from cloche_shared.bus.dispatch import TRANSIENT
 from cloche_shared.contracts.files import FileEntry, Manifest
@@ -37,8 +38,11 @@ OWNER = "runner"
 FOLDERS = ("outputs", "logs")
 TAIL_BYTES = 4096
 TAIL_LINES = 20
-BASE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 LONGEST_BACKOFF = 60.0
+BRIEF_S = 0.02
+"""Seconds that the word of a program's beginning is held back: what ends within them is told of in one commit."""
+PROMPT_S = 0.1
+"""Seconds within which outputs and log must be stored, else the run is shown as Finalizing meanwhile."""
 
 T = TypeVar("T")
 
@@ -89,7 +93,9 @@ class Attempt:
         self._permit = node.permit
         self._spec = _spec_of(run)
         self._blobs = core.space(stream.project)
-        self._meter = Meter(core, parts.attempts, stream, self.id, self.fence)
+        self._meter = Meter(core, parts.attempts, stream, self.id, self.fence, first=self._tell_begun)
+        self._begun_at = ""
+        """When the user's code began, as long as the stream does not say it."""
         self._origin = service_origin(stream.id)
         self._over: tuple[Verdict, Ended] | None = None
         """What the end of the user's code means, once it ended for a reason of its own."""
@@ -233,9 +239,23 @@ class Attempt:
         return ended_of(ending)
 
     async def _say_started(self, process: Process) -> None:
-        if await process.started():
-            at = self._core.writer.now()
-            await self._change(lambda run: decisions.decide_started(run, self.fence, at))
+        if not await process.started():
+            return
+        self._begun_at = self._core.writer.now()
+        try:
+            async with asyncio.timeout(BRIEF_S):
+                await process.wait()
+        except TimeoutError:
+            await self._tell_begun()
+
+    async def _tell_begun(self) -> None:
+        """Record that the user's code began, if that is not recorded yet."""
+        if self._begun_at:
+            await self._change(self._begin)
+            self._begun_at = ""
+
+    def _begin(self, run: Run) -> Decision:
+        return decisions.decide_started(run, self.fence, self._begun_at) if self._begun_at else Decision()
 
     async def _cancel_when_asked(self, process: Process) -> None:
         await self._canceling()
@@ -250,34 +270,65 @@ class Attempt:
         tail = await log_tail(process, ended.log_bytes) if ended.code != 0 else ""
         verdict = judge(ended, self._spec, log_tail=tail)
         if verdict.kind == "infrastructure" and verdict.problem is not None:
+            await self._tell_begun()
             await self._lose(verdict.problem, await self._with_log(process, ended))
             return
         self._over = (verdict, ended)
-        at = self._core.writer.now()
+        try:
+            outputs, fault, shipped = await self._store(process, ended)
+        except Exception:
+            # it is tried again, maybe for long: whoever comes after this process must know that the code has ended
+            await self._tell_ended(ended)
+            raise
+        await self._conclude(without_outputs(verdict, fault) if fault else verdict, ended, shipped, outputs)
+
+    async def _store(self, process: Process, ended: Ended) -> tuple[str, Problem | None, Ended]:
+        """Store what the attempt left, and free what it held."""
+        stored = asyncio.Event()
         async with _together() as group:
-            group.create_task(self._change(lambda run: decisions.decide_finalizing(run, self.fence, ended, at)))
-            group.create_task(self._meter.drain())
-            group.create_task(self._release())
+            group.create_task(self._say_finalizing(ended, stored))
             collected = group.create_task(self._collect())
             shipped = group.create_task(self._with_log(process, ended))
-        outputs, fault = collected.result()
-        await self._conclude(without_outputs(verdict, fault) if fault else verdict, shipped.result(), outputs)
+            rest = [group.create_task(self._meter.drain()), group.create_task(self._release())]
+            await asyncio.wait([collected, shipped, *rest])
+            stored.set()
+        return *collected.result(), shipped.result()
+
+    async def _say_finalizing(self, ended: Ended, stored: asyncio.Event) -> None:
+        """Record that the user's code ended, unless what it left is stored at once and the outcome tells it too."""
+        try:
+            async with asyncio.timeout(PROMPT_S):
+                await stored.wait()
+        except TimeoutError:
+            await self._tell_ended(ended)
+
+    async def _tell_ended(self, ended: Ended) -> None:
+        at = self._core.writer.now()
+        await self._tell_begun()
+        await self._change(self._finalize(ended, at))
+
+    def _finalize(self, ended: Ended, at: str) -> Callable[[Run], Decision]:
+        return lambda run: decisions.decide_finalizing(run, self.fence, ended, at)
 
     async def _finish_alone(self, ended: Ended) -> None:
         """End a run whose code ended before, but whose log is gone from this node with its process."""
         await self._release()
         outputs, fault = await self._collect()
         fault = fault or _not_collected("The log of its process is gone from this node.")
-        await self._conclude(without_outputs(judge(ended, self._spec), fault), ended, outputs)
+        await self._conclude(without_outputs(judge(ended, self._spec), fault), ended, ended, outputs)
 
-    async def _conclude(self, verdict: Verdict, ended: Ended, outputs: str | None) -> None:
+    async def _conclude(self, verdict: Verdict, ended: Ended, shipped: Ended, outputs: str | None) -> None:
+        """Record the outcome, and whatever the stream does not say yet of how it came about."""
+        if verdict.kind == "user" and self._spec.retries:
+            # another attempt may follow, and its fence counts documents
+            await self._tell_ended(ended)
         at = self._core.writer.now()
 
-        def decide(run: Run) -> Decision:
+        def conclude(run: Run) -> Decision:
             end = ended_at(run.started_at, ended, at)
-            return decisions.decide_ended(run, self.fence, verdict, ended, outputs, end)
+            return decisions.decide_ended(run, self.fence, verdict, shipped, outputs, end)
 
-        await self._change(decide)
+        await self._change(lambda run: decisions.decide_all(run, self._begin, self._finalize(ended, at), conclude))
 
     async def _with_log(self, process: Process, ended: Ended) -> Ended:
         """Ship the log, if there is one."""
@@ -334,7 +385,7 @@ class Attempt:
         if self._over is not None:
             verdict, ended = self._over
             await self._release()
-            await self._conclude(without_outputs(verdict, _not_collected(type(error).__name__)), ended, None)
+            await self._conclude(without_outputs(verdict, _not_collected(type(error).__name__)), ended, ended, None)
         else:
             message = f"The attempt could not be driven: {type(error).__name__}."
             await self._lose(Problem(code="internal", message=message, todo="Read the runner's log."), None)
@@ -406,37 +457,6 @@ def ended_of(ending: Exit) -> Ended:
         peak_memory=ending.peak_memory,
         detail=ending.detail,
     )
-
-
-def environment(run_id: str, run: Run, bin_folder: Path, paths: AttemptPaths) -> Mapping[str, str]:
-    """Return exactly what the user's process gets: a small base, the environment's variables, the run's, ours."""
-    spec = _spec_of(run)
-    resolved = run.environment
-    gpus = ",".join(run.gpus)
-    base = {
-        "PATH": f"{bin_folder}:{BASE_PATH}",
-        "HOME": str(paths.home),
-        "TMPDIR": str(paths.tmp),
-        "LANG": "C.UTF-8",
-    }
-    ours = {
-        "PATH": base["PATH"],
-        "VIRTUAL_ENV": str(bin_folder.parent),
-        "CLOCHE_RUN_ID": run_id,
-        "CLOCHE_RUN_ATTEMPT": str(run.attempt),
-        "CLOCHE_RUN_JOURNAL": str(paths.journal),
-        "CLOCHE_RUN_UPLOADS": str(paths.uploads),
-        "AZUREML_RUN_ID": run_id,
-        "CUDA_VISIBLE_DEVICES": gpus,
-        "NVIDIA_VISIBLE_DEVICES": gpus or "void",
-    }
-    if resolved is not None:
-        ours["CLOCHE_ENVIRONMENT_NAME"] = resolved.name
-        ours["CLOCHE_ENVIRONMENT_VERSION"] = resolved.version
-        ours["CLOCHE_ENVIRONMENT_DEFINITION_HASH"] = resolved.definition_hash
-    ours["CLOCHE_ENVIRONMENT_LOCK_DIGEST"] = run.lock_digest
-    variables = resolved.definition.variables if resolved is not None else {}
-    return {**base, **variables, **spec.variables, **ours}
 
 
 async def log_tail(process: Process, size: int) -> str:

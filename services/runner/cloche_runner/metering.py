@@ -1,6 +1,7 @@
 """Metering: what a script logs becomes `RunMeasured` facts, in bounded batches, each byte once."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import orjson
 
@@ -17,14 +18,24 @@ BATCHES_PER_LOOK = 4
 
 
 class Meter:
-    """Follows the journal of one attempt."""
+    """Follows the journal of one attempt. `first` is done before anything is recorded."""
 
-    def __init__(self, core: Core, files: AttemptFiles, stream: StreamId, attempt_id: str, fence: int) -> None:
+    def __init__(
+        self,
+        core: Core,
+        files: AttemptFiles,
+        stream: StreamId,
+        attempt_id: str,
+        fence: int,
+        *,
+        first: Callable[[], Awaitable[None]],
+    ) -> None:
         self._core = core
         self._files = files
         self._stream = stream
         self._attempt_id = attempt_id
         self._fence = fence
+        self._first = first
 
     async def run(self) -> None:
         """Look again and again."""
@@ -69,6 +80,7 @@ class Meter:
         return True
 
     async def _record(self, lines: tuple[dict[str, object], ...], start: int, end: int) -> None:
+        await self._first()
         await self._core.change_run(
             self._stream,
             service_origin(self._stream.id),

@@ -36,6 +36,8 @@ from cloche_shared.service import Platform, Surface
 
 CODE_VERSION = "1"
 PAGE = 500
+LISTS_REST_S = 0.03
+"""Seconds between two writes of the lists: what a short run goes through meanwhile is written once."""
 _CATCH_UP_PAUSE = 1.0
 """Seconds without anything new after which the lists count as caught up."""
 _LOAD_AGAIN_S = 1.0
@@ -111,6 +113,7 @@ class Runner:
             own_facts(core, self._projector),
             random=platform.random,
             code_version=CODE_VERSION,
+            rest=LISTS_REST_S,
         )
         self._surface = Surface(router(self.commands, self.reading, self.scheduling, platform, elsewhere))
 

@@ -1,9 +1,10 @@
 """What may be done with a run, by whom, and what follows."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from cloche_runner.domain.endings import Verdict
-from cloche_runner.domain.runs import Run
+from cloche_runner.domain.runs import Run, evolve
 from cloche_shared.contracts.fact import Fact
 from cloche_shared.contracts.facts import (
     AttemptClaimed,
@@ -113,6 +114,20 @@ def decide_started(run: Run, fence: int, at: str) -> Decision:
     if run.phase != "claimed":
         return NOTHING
     return Decision([RunStarted(attempt=run.attempt, fence=fence, at=at)])
+
+
+def decide_all(run: Run, *steps: Callable[[Run], Decision]) -> Decision:
+    """Decide the last steps of a run at once, each on what the one before leaves: they become one document.
+
+    The last of them must end the run: the fence of an attempt that followed would count them singly.
+    """
+    facts: list[Fact] = []
+    for step in steps:
+        found = step(run).facts
+        facts.extend(found)
+        for fact in found:
+            run = evolve(run, fact)
+    return Decision(facts)
 
 
 def decide_measured(run: Run, fence: int, lines: tuple[dict[str, object], ...], start: int, end: int) -> Decision:

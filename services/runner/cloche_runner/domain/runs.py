@@ -5,7 +5,8 @@ present one is refused, so whoever was declared lost can change nothing any more
 never left.
 
 Every document of a run holds one fact, save that `AttemptLost` has a rider (requeued, failed or
-canceled) in its own document; so `documents` is the stream's sequence number.
+canceled) in its own document, and that the document that ends a run may tell the steps before its end
+too; so `documents` is the stream's sequence number as long as an attempt can follow.
 """
 
 from collections.abc import Callable, Mapping
