@@ -102,6 +102,20 @@ async def test_bytecode_is_there_and_valid_where_it_is_linked(world: World) -> N
     assert f'File "{prefix.path}/{SITE}/alpha/__init__.py", line 5, in fail' in said
 
 
+async def test_bytecode_that_a_wheel_brings_gives_way_to_ours(world: World) -> None:
+    brought = f"alpha/__pycache__/__init__.{running().cache_tag}.pyc"
+    others = "alpha/__pycache__/__init__.cpython-36.pyc"
+    prefix = await world.prefix(replace(ALPHA, files={**ALPHA.files, brought: "not bytecode", others: "of another"}))
+    assert "code object from" in run(prefix.python, "-v", "-c", "import alpha; alpha.main()")
+    assert (prefix.path / SITE / brought).read_bytes() != b"not bytecode"
+    assert (prefix.path / SITE / others).read_bytes() == b"of another"
+    known = run(
+        prefix.python, "-c", "import importlib.metadata as m; print([str(f) for f in m.distribution('alpha').files])"
+    )
+    assert others in known
+    assert brought not in known
+
+
 async def test_the_installed_packages_are_known_with_their_files(world: World) -> None:
     prefix = await world.prefix(ALPHA)
     code = (

@@ -11,7 +11,7 @@ import posixpath
 import shutil
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import orjson
@@ -133,6 +133,7 @@ class WheelStore:
         try:
             async with _wheel_file(artefact, blobs, folder) as wheel:
                 contents = await asyncio.to_thread(read_contents, wheel, artefact, interpreter.minor)
+                contents = without_bytecode(contents, interpreter.cache_tag)
                 folders = await asyncio.to_thread(_make_folders, folder, contents)
                 made = await self._unpack(wheel, folder / "tree", contents, interpreter)
             await asyncio.to_thread(self._finish, folder, _plan(key, artefact, contents, folders, made))
@@ -189,6 +190,30 @@ async def _copy(artefact: Artefact, blobs: Blobs, path: Path) -> None:
     with await asyncio.to_thread(path.open, "xb") as file:
         async for chunk in blobs.read(artefact.digest):
             await asyncio.to_thread(file.write, chunk)
+
+
+def without_bytecode(contents: Contents, cache_tag: str) -> Contents:
+    """Return the contents without the wheel's own bytecode of this interpreter: ours is made in its place.
+
+    What a wheel ships is bound to the time stamps that its source had where it was packed, so no
+    interpreter would take it here.
+    """
+    ours = {bytecode_path(member.path, cache_tag) for member in contents.members if member.source}
+    shipped = {member.path for member in contents.members} & ours
+    if not shipped:
+        return contents
+    names = {posixpath.relpath(path, contents.site) for path in shipped}
+    return replace(
+        contents,
+        members=tuple(member for member in contents.members if member.path not in shipped),
+        record=tuple(row for row in contents.record if row[0] not in names),
+    )
+
+
+def bytecode_path(path: str, cache_tag: str) -> str:
+    """Return where the bytecode of a source file lies (PEP 3147)."""
+    folder, name = posixpath.split(path)
+    return f"{folder}/__pycache__/{name[:-3]}.{cache_tag}.pyc"
 
 
 def _entry(member: Member) -> list[object]:
