@@ -1,6 +1,6 @@
 """What a service does on a node that it shares with an executor of another user: started by a test as that user.
 
-    python shared_node.py run|score ROOT SOCKET
+    python shared_node.py run|score DATA SOCKET
 
 Prints what it found as JSON.
 """
@@ -11,14 +11,18 @@ import os
 import stat
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import cloche_runtime
 from cloche_deployer.adapters.scoring_links import UnixConnector
 from cloche_runner.adapters.attempt_files import LocalAttemptFiles
 from cloche_shared.adapters.interpreters import Interpreters, running
+from cloche_shared.adapters.local_node_files import LocalNodeFiles
 from cloche_shared.adapters.memory_blobs import MemoryBlobs
-from cloche_shared.adapters.node_home import NodeHome, open_node
+from cloche_shared.adapters.node_folder import held_node
+from cloche_shared.adapters.sharing import Sharing
+from cloche_shared.adapters.socket_executor import SocketExecutor
 from cloche_shared.contracts.definition import Artefact, Lock
 from cloche_shared.contracts.files import FileEntry, Manifest
 from cloche_shared.errors import Unavailable
@@ -80,9 +84,20 @@ async def locked(blobs: MemoryBlobs, wheel: Path) -> Lock:
     return Lock(definition_hash="e1:0", python=running().version, platform="any", artefacts=(artefact,), pylock="")
 
 
-async def run(home: NodeHome, blobs: MemoryBlobs) -> dict[str, object]:
+@dataclass(frozen=True)
+class Home:
+    """The node, as a service's process holds it."""
+
+    root: Path
+    sockets: Path
+    executor: SocketExecutor
+    files: LocalNodeFiles
+    sharing: Sharing
+
+
+async def run(home: Home, blobs: MemoryBlobs) -> dict[str, object]:
     """Take an attempt through its life."""
-    lock = await locked(blobs, home.root.parent / "alpha-1.0-py3-none-any.whl")
+    lock = await locked(blobs, home.root.parent.parent / "alpha-1.0-py3-none-any.whl")
     prefix = await home.files.prefix(lock_digest(lock), lock, blobs)
     attempts = LocalAttemptFiles(home.root / "attempts", home.sharing)
     files = {"main.py": SCRIPT, "given.txt": "given", "inner/given.txt": "given"}
@@ -105,7 +120,7 @@ async def run(home: NodeHome, blobs: MemoryBlobs) -> dict[str, object]:
         "uploads": [one.path for one in uploads],
         "journal": (await attempts.journal("run-1", 0, 100)).decode(),
         "given": (cwd / "given.txt").read_text(),
-        "open": list(open_to_others(home.root)),
+        "open": list(open_to_others(home.root.parent)),
         "reused": (await home.files.prefix(lock_digest(lock), lock, blobs)).reused,
     }
     await home.executor.forget("run-1")
@@ -137,7 +152,7 @@ class _Owner:
     def lost(self) -> None: ...
 
 
-async def score(home: NodeHome, blobs: MemoryBlobs) -> dict[str, object]:
+async def score(home: Home, blobs: MemoryBlobs) -> dict[str, object]:
     """Start a scoring worker and reach it."""
     code = await home.files.checkout("svc-1", await tree(blobs, {"score.py": SCORE}), blobs)
     socket = home.sockets / "worker"
@@ -162,11 +177,19 @@ async def score(home: NodeHome, blobs: MemoryBlobs) -> dict[str, object]:
     return {**found, "ended": (await process.wait()).ending}
 
 
-async def main(step: str, root: Path, socket: str) -> None:
+async def main(step: str, data: Path, socket: str) -> None:
     """Do one of the two and print what was found."""
     owner, work = {"run": ("runner", run), "score": ("deployer", score)}[step]
-    async with open_node(root, owner, Interpreters(path=""), socket=socket) as home:
-        sys.stdout.write(json.dumps({"uid": os.getuid(), **await work(home, MemoryBlobs())}))
+    sharing = Sharing(os.getgid())
+    with held_node(data, "n1", owner, sharing) as node:
+        executor = SocketExecutor(Path(socket), owner)
+        files = LocalNodeFiles(node.root, Interpreters(path=""), sharing=sharing)
+        home = Home(node.root, node.sockets, executor, files, sharing)
+        try:
+            sys.stdout.write(json.dumps({"uid": os.getuid(), **await work(home, MemoryBlobs())}))
+        finally:
+            await executor.close()
+            await files.close()
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def held_node(data: Path, name: str, service: str, sharing: Sharing = PRIVATE) -
             why=f"{sockets} has more than {SOCKET_FOLDER} bytes.",
             todo="Set cluster.data to a shorter path.",
         )
-    for folder in (root, sockets):
+    for folder in (data, root):
         sharing.readable(folder)
     sharing.writable(sockets)
     with FolderLock(root / f"{service}.lock"):

@@ -13,7 +13,7 @@ from cloche_shared.adapters.sharing import PRIVATE, Sharing
 from cloche_shared.contracts.files import FileEntry
 from cloche_shared.errors import Internal
 from cloche_shared.ports.blobs import Blobs
-from cloche_shared.ports.node_files import PartlyCollectedError
+from cloche_shared.ports.node_files import Budget, PartlyCollectedError
 from cloche_shared.store.paths import path_fault
 
 _ID = re.compile(r"[a-z0-9-]{1,128}")
@@ -44,15 +44,19 @@ class LocalAttemptFiles:
         path = self._folder(attempt_id) / _FILE
         return await asyncio.to_thread(_read, path, offset, limit) if _is_there(path) else b""
 
-    async def uploads(self, attempt_id: str, blobs: Blobs) -> list[FileEntry]:
+    async def uploads(self, attempt_id: str, blobs: Blobs, budget: Budget | None = None) -> list[FileEntry]:
         folder = self._folder(attempt_id) / "uploads"
         if not _is_there(folder):
             return []
         if self._sharing.is_shared:
-            return await self._from_strangers(attempt_id, blobs)
+            return await self._from_strangers(attempt_id, blobs, budget)
         found = await asyncio.to_thread(lambda: list(_regular_files(folder)))
         entries, faults = [], []
         for name, path, executable in found:
+            size = path.lstat().st_size
+            if budget is not None and not budget.take(size):
+                faults.append(budget.fault(name, size))
+                continue
             try:
                 blob = await blobs.put_file(path)
             except (TimeoutError, ConnectionError):
@@ -62,13 +66,13 @@ class LocalAttemptFiles:
             else:
                 entries.append(FileEntry(path=name, digest=blob.digest, size=blob.size, executable=executable))
         if faults:
-            raise PartlyCollectedError(faults, entries)
+            raise PartlyCollectedError(faults, entries, limit=budget.limit if budget and budget.over else None)
         return entries
 
-    async def _from_strangers(self, attempt_id: str, blobs: Blobs) -> list[FileEntry]:
+    async def _from_strangers(self, attempt_id: str, blobs: Blobs, budget: Budget | None) -> list[FileEntry]:
         """Store uploads that another user's programs may still move about: each is opened without following links."""
         try:
-            found, fault = (await Folders(self._root).collect(attempt_id, ["uploads"], blobs)).files, None
+            found, fault = (await Folders(self._root).collect(attempt_id, ["uploads"], blobs, budget)).files, None
         except PartlyCollectedError as error:
             found, fault = error.kept, error
         whole = [entry for entry in found if not _PART.fullmatch(entry.path)]
@@ -87,7 +91,8 @@ class LocalAttemptFiles:
 
 def _share(folder: Path, paths: AttemptPaths, sharing: Sharing) -> None:
     """Make what a script of another user writes to; the rest of the folder it only sees."""
-    sharing.readable(folder)
+    for path in (folder.parent, folder):
+        sharing.readable(path)
     sharing.file(paths.journal)
     for path in (paths.uploads, paths.home, paths.tmp):
         sharing.writable(path)

@@ -28,7 +28,7 @@ from cloche_shared.contracts.definition import Artefact, Lock
 from cloche_shared.contracts.files import Manifest
 from cloche_shared.errors import Failed, Internal
 from cloche_shared.ports.blobs import Blobs
-from cloche_shared.ports.node_files import Prefix
+from cloche_shared.ports.node_files import Budget, Prefix
 from cloche_shared.store.together import together
 
 ATTEMPTS = 3
@@ -139,6 +139,7 @@ class LocalNodeFiles:
         folder = self._root / "tmp" / f"prefix-{os.urandom(8).hex()}"
         try:
             warnings = Builder(folder, path, interpreter).build(self._root / "store", keys)
+            self._sharing.readable(path.parent)
             self._sharing.show(folder)
             self._swap(folder, path)
         finally:
@@ -165,6 +166,7 @@ class LocalNodeFiles:
     async def checkout(self, work_id: str, snapshot: Manifest, blobs: Blobs) -> Path:
         if not self._sharing.is_shared:
             return await self._folders.checkout(work_id, snapshot, blobs)
+        await _disk(self._sharing.readable, self._root / "work")
         await self.discard(work_id)
         path = await self._folders.checkout(work_id, snapshot, blobs)
         await _disk(self._sharing.hand_out, path)
@@ -174,8 +176,10 @@ class LocalNodeFiles:
         path = self._folders.path(work_id)
         return path if await asyncio.to_thread(path.is_dir) else None
 
-    async def collect(self, work_id: str, folders: Sequence[str], blobs: Blobs) -> Manifest:
-        return await self._folders.collect(work_id, folders, blobs)
+    async def collect(
+        self, work_id: str, folders: Sequence[str], blobs: Blobs, budget: Budget | None = None
+    ) -> Manifest:
+        return await self._folders.collect(work_id, folders, blobs, budget)
 
     async def discard(self, work_id: str) -> None:
         if self._sharing.is_shared:
