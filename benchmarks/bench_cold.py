@@ -1,11 +1,14 @@
-"""`build-cold`: an environment's first build on an empty data folder, against uv with an empty cache."""
+"""`build-cold`: an environment's first build on an empty data folder, against uv with an empty cache.
+
+As for `build-prefix`, former rounds are put aside and removed in the end.
+"""
 
 import time
 from pathlib import Path
 
-from benchmarks.bench_prefix import PYTHON, REQUIREMENTS, Uv
+from benchmarks.bench_prefix import PYTHON, REQUIREMENTS, Uv, put_aside
 from benchmarks.cloche_server import cloche
-from benchmarks.core import Row, interleaved, remove, scratch
+from benchmarks.core import Row, interleaved, scratch
 
 ROUNDS = 3
 GOAL = 1.1
@@ -23,7 +26,7 @@ def rows() -> list[Row]:
 
 
 def _ours(home: Path) -> float:
-    remove(home)
+    put_aside(home)
     definition = {"python": {"version": PYTHON, "pip": list(REQUIREMENTS)}}
     with cloche(home) as server, server.client() as client:
         client.environments.register("bench", definition=definition)
@@ -35,7 +38,7 @@ def _ours(home: Path) -> float:
 
 
 def _uv(folder: Path) -> float:
-    remove(folder)
+    put_aside(folder)
     peer = Uv(folder)
     began = time.perf_counter()
     peer.solve()
