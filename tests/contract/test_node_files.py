@@ -13,6 +13,7 @@ from cloche_shared.adapters.memory_resolver import Package, wheel_bytes
 from cloche_shared.contracts.definition import Artefact, Lock
 from cloche_shared.contracts.files import FileEntry, Manifest
 from cloche_shared.errors import Failed, Invalid
+from cloche_shared.ports.node_files import Budget, PartlyCollectedError
 from cloche_shared.store.hashing import lock_digest
 
 ALPHA = Package("alpha", "1.0", files={"alpha.py": "value = 1\n"})
@@ -100,6 +101,17 @@ async def test_a_snapshot_goes_out_and_outputs_come_in(node: Node, blobs: Memory
     collected = await node.collect("w1", ["outputs", "logs", "absent"], blobs)
     assert [entry.path for entry in collected.files] == ["logs/a/b", "outputs/model_bin"]
     assert {entry.digest for entry in collected.files} < {entry.digest for entry in snapshot.files}
+
+
+async def test_outputs_are_collected_up_to_a_budget_and_the_rest_is_named(node: Node, blobs: MemoryBlobs) -> None:
+    snapshot = await tree(blobs, logs__a=b"x" * 10, outputs__big=b"y" * 100, outputs__small=b"z" * 20)
+    await node.checkout("w1", snapshot, blobs)
+    assert len((await node.collect("w1", ["outputs", "logs"], blobs, Budget(130))).files) == 3
+    with pytest.raises(PartlyCollectedError) as caught:
+        await node.collect("w1", ["outputs", "logs"], blobs, Budget(100))
+    assert caught.value.code == "outputs_too_large"
+    assert [entry.path for entry in caught.value.kept] == ["logs/a", "outputs/small"]
+    assert "outputs/big" in caught.value.why
 
 
 async def test_a_checkout_made_again_is_fresh(node: Node, blobs: MemoryBlobs) -> None:

@@ -30,7 +30,7 @@ from cloche_shared.journal.streams import Changed, Decision
 from cloche_shared.notes import notes_of
 from cloche_shared.ports.executor import Executor, Exit, Limits, Process, ProcessSpec
 from cloche_shared.ports.journal import OutcomeUnknownError
-from cloche_shared.ports.node_files import NodeFiles, PartlyCollectedError
+from cloche_shared.ports.node_files import Budget, NodeFiles, PartlyCollectedError
 from cloche_shared.store.hashing import manifest_bytes
 
 _log = notes_of(__name__)
@@ -342,15 +342,16 @@ class Attempt:
 
         Uploads win over files of their name. Raises one of `TRANSIENT` when the store does not answer.
         """
+        budget = Budget(self._core.settings.outputs_bytes)
         (left, fault), (uploaded, other) = await asyncio.gather(
-            _kept(self._left), _kept(lambda: self._parts.attempts.uploads(self.id, self._blobs))
+            _kept(lambda: self._left(budget)), _kept(lambda: self._parts.attempts.uploads(self.id, self._blobs, budget))
         )
         entries: dict[str, FileEntry] = {entry.path: entry for entry in (*left, *uploaded)}
         manifest = Manifest(files=tuple(entries[path] for path in sorted(entries)))
         return (await self._blobs.put_bytes(manifest_bytes(manifest))).digest, fault or other
 
-    async def _left(self) -> Iterable[FileEntry]:
-        return (await self._parts.files.collect(self.id, FOLDERS, self._blobs)).files
+    async def _left(self, budget: Budget) -> Iterable[FileEntry]:
+        return (await self._parts.files.collect(self.id, FOLDERS, self._blobs, budget)).files
 
     async def _lose(self, problem: Problem, ended: Ended | None) -> None:
         core = self._core

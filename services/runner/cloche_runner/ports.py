@@ -6,6 +6,7 @@ from typing import Protocol
 
 from cloche_shared.contracts.files import FileEntry
 from cloche_shared.ports.blobs import Blobs
+from cloche_shared.ports.node_files import Budget
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +28,10 @@ class AttemptFiles(Protocol):
     async def journal(self, attempt_id: str, offset: int, limit: int) -> bytes:
         """Return up to `limit` bytes of the attempt's journal from `offset` on; nothing when there is none."""
 
-    async def uploads(self, attempt_id: str, blobs: Blobs) -> list[FileEntry]:
+    async def uploads(self, attempt_id: str, blobs: Blobs, budget: Budget | None = None) -> list[FileEntry]:
         """Store every regular file that was uploaded, links not followed, and return them by name.
 
-        Raises `PartlyCollectedError` when some cannot be read.
+        Raises `PartlyCollectedError` when some cannot be read, or do not fit the budget.
         """
 
     async def discard(self, attempt_id: str) -> None:

@@ -11,7 +11,7 @@ from cloche_shared.contracts.definition import Artefact, Lock
 from cloche_shared.contracts.files import FileEntry, Manifest
 from cloche_shared.errors import Failed, NotFound
 from cloche_shared.ports.blobs import Blobs
-from cloche_shared.ports.node_files import Prefix
+from cloche_shared.ports.node_files import Budget, PartlyCollectedError, Prefix
 from cloche_shared.store.paths import check_manifest, check_path
 
 ROOT = PurePosixPath("/memory")
@@ -87,14 +87,21 @@ class MemoryNodeFiles:
     async def folder(self, work_id: str) -> Path | None:
         return Path(ROOT / "work" / work_id) if work_id in self.files else None
 
-    async def collect(self, work_id: str, folders: Sequence[str], blobs: Blobs) -> Manifest:
+    async def collect(
+        self, work_id: str, folders: Sequence[str], blobs: Blobs, budget: Budget | None = None
+    ) -> Manifest:
         starts = tuple(check_path(folder, pointer="/folders") + "/" for folder in folders)
-        entries = []
+        entries, faults = [], []
         for path, data in sorted(self.files.get(work_id, {}).items()):
             if path.startswith(starts):
+                if budget is not None and not budget.take(len(data)):
+                    faults.append(budget.fault(path, len(data)))
+                    continue
                 blob = await blobs.put_bytes(data)
                 executable = path in self.executables.get(work_id, ())
                 entries.append(FileEntry(path=path, digest=blob.digest, size=blob.size, executable=executable))
+        if budget is not None and faults:
+            raise PartlyCollectedError(faults, entries, limit=budget.limit)
         return Manifest(files=tuple(entries))
 
     async def discard(self, work_id: str) -> None:

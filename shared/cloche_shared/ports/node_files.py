@@ -31,18 +31,43 @@ class Prefix:
 class PartlyCollectedError(Failed):
     """Some files cannot be collected, now or later (code `outputs_not_collected`).
 
-    `faults` are clauses that say what and why; `kept` are the files that were collected.
+    `faults` are clauses that say what and why; `kept` are the files that were collected. With `limit`
+    the files were larger than so many bytes together (code `outputs_too_large`).
     """
 
-    def __init__(self, faults: Sequence[str], kept: Sequence[FileEntry]) -> None:
+    def __init__(self, faults: Sequence[str], kept: Sequence[FileEntry], *, limit: int | None = None) -> None:
         more = f", and {len(faults) - SHOWN_FAULTS} more" if len(faults) > SHOWN_FAULTS else ""
-        super().__init__(
-            "outputs_not_collected",
-            "Not all outputs could be collected.",
-            why=f"{'; '.join(faults[:SHOWN_FAULTS])}{more}.",
-            todo="See that the script leaves fewer files, and files that can be read.",
-        )
+        why = f"{'; '.join(faults[:SHOWN_FAULTS])}{more}."
+        if limit is None:
+            what = "Not all outputs could be collected."
+            todo = "See that the script leaves fewer files, and files that can be read."
+            super().__init__("outputs_not_collected", what, why=why, todo=todo)
+        else:
+            what = f"The outputs are larger than the limit of {limit:,} bytes for a run; the others were kept."
+            todo = "Leave less below outputs/, or raise the setting runner.outputs_bytes."
+            super().__init__("outputs_too_large", what, why=why, todo=todo, extra={"limit": limit})
         self.kept = tuple(kept)
+
+
+class Budget:
+    """How many bytes may still be collected. A file that does not fit is left out; smaller ones may fit."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.over = False
+        self._left = limit
+
+    def take(self, size: int) -> bool:
+        """Whether a file fits; its size is taken off then."""
+        if size > self._left:
+            self.over = True
+            return False
+        self._left -= size
+        return True
+
+    def fault(self, path: str, size: int) -> str:
+        """Say that a file was left out."""
+        return f"{path}: its {size:,} bytes do not fit"
 
 
 class NodeFiles(Protocol):
@@ -62,11 +87,13 @@ class NodeFiles(Protocol):
     async def folder(self, work_id: str) -> Path | None:
         """Return the working folder of an id as it was left, None where there is none."""
 
-    async def collect(self, work_id: str, folders: Sequence[str], blobs: Blobs) -> Manifest:
+    async def collect(
+        self, work_id: str, folders: Sequence[str], blobs: Blobs, budget: Budget | None = None
+    ) -> Manifest:
         """Store every regular file below `folders` (`outputs`, `logs`) of a working folder, links not followed.
 
-        Raises `PartlyCollectedError` when some cannot be read or are too many, `Unavailable` when the
-        store cannot take them now.
+        Raises `PartlyCollectedError` when some cannot be read, are too many, or do not fit the budget,
+        `Unavailable` when the store cannot take them now.
         """
 
     async def discard(self, work_id: str) -> None:

@@ -9,7 +9,7 @@ from cloche_runner.ports import AttemptPaths
 from cloche_shared.contracts.definition import Lock
 from cloche_shared.contracts.files import FileEntry, Manifest
 from cloche_shared.ports.blobs import Blobs
-from cloche_shared.ports.node_files import Prefix
+from cloche_shared.ports.node_files import Budget, PartlyCollectedError, Prefix
 
 _ROOT = Path("/memory")
 
@@ -57,10 +57,12 @@ class MemoryNodeFiles:
     async def folder(self, work_id: str) -> Path | None:
         return _ROOT / "work" / work_id if work_id in self._disk.work else None
 
-    async def collect(self, work_id: str, folders: Sequence[str], blobs: Blobs) -> Manifest:
+    async def collect(
+        self, work_id: str, folders: Sequence[str], blobs: Blobs, budget: Budget | None = None
+    ) -> Manifest:
         found = sorted(self._disk.work.get(work_id, {}).items())
         chosen = [(path, data) for path, data in found if path.split("/")[0] in folders and "/" in path]
-        return Manifest(files=tuple([await _entry(path, data, blobs) for path, data in chosen]))
+        return Manifest(files=tuple(await _entries(chosen, blobs, budget)))
 
     async def discard(self, work_id: str) -> None:
         self._disk.work.pop(work_id, None)
@@ -80,9 +82,8 @@ class MemoryAttemptFiles:
     async def journal(self, attempt_id: str, offset: int, limit: int) -> bytes:
         return bytes(self._disk.journals.get(attempt_id, b"")[offset : offset + limit])
 
-    async def uploads(self, attempt_id: str, blobs: Blobs) -> list[FileEntry]:
-        found = sorted(self._disk.uploaded.get(attempt_id, {}).items())
-        return [await _entry(name, data, blobs) for name, data in found]
+    async def uploads(self, attempt_id: str, blobs: Blobs, budget: Budget | None = None) -> list[FileEntry]:
+        return await _entries(sorted(self._disk.uploaded.get(attempt_id, {}).items()), blobs, budget)
 
     async def discard(self, attempt_id: str) -> None:
         self._disk.journals.pop(attempt_id, None)
@@ -90,6 +91,15 @@ class MemoryAttemptFiles:
 
     async def present(self) -> list[str]:
         return sorted(self._disk.journals)
+
+
+async def _entries(found: Sequence[tuple[str, bytes]], blobs: Blobs, budget: Budget | None) -> list[FileEntry]:
+    fitting = [(path, data) for path, data in found if budget is None or budget.take(len(data))]
+    entries = [await _entry(path, data, blobs) for path, data in fitting]
+    if budget is not None and len(fitting) < len(found):
+        left = [budget.fault(path, len(data)) for path, data in found if (path, data) not in fitting]
+        raise PartlyCollectedError(left, entries, limit=budget.limit)
+    return entries
 
 
 async def _entry(path: str, data: bytes, blobs: Blobs) -> FileEntry:

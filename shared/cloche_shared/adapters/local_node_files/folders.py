@@ -14,7 +14,7 @@ from cloche_shared.blobs.errors import disk_error
 from cloche_shared.contracts.files import FileEntry, Manifest
 from cloche_shared.errors import Failed, Invalid, NotFound
 from cloche_shared.ports.blobs import Blobs
-from cloche_shared.ports.node_files import PartlyCollectedError
+from cloche_shared.ports.node_files import Budget, PartlyCollectedError
 from cloche_shared.store.paths import check_manifest, check_path, path_fault
 
 CHUNK = 1 << 20
@@ -78,10 +78,12 @@ class Folders:
                 async for chunk in blobs.read(entry.digest):
                     await asyncio.to_thread(stream.write, chunk)
 
-    async def collect(self, work_id: str, folders: Sequence[str], blobs: Blobs) -> Manifest:
+    async def collect(
+        self, work_id: str, folders: Sequence[str], blobs: Blobs, budget: Budget | None = None
+    ) -> Manifest:
         """Store every regular file below the given folders; returns them sorted by path.
 
-        Raises `PartlyCollectedError` when there are files that cannot be read, or too many.
+        Raises `PartlyCollectedError` when there are files that cannot be read, too many, or too large ones.
         """
         root = self.path(work_id)
         for folder in folders:
@@ -91,15 +93,17 @@ class Folders:
         there = _there(root, folders)
         for path in await asyncio.to_thread(_found, root, there, faults) if there else ():
             try:
-                entry = await _store(root, path, blobs)
+                entry = await _store(root, path, blobs, budget)
             except (TimeoutError, ConnectionError):
                 raise  # the store's, not the file's
+            except _NoRoomError as error:
+                faults.append(str(error))
             except OSError as error:
                 faults.append(_fault(path, error))
             else:
                 entries.extend([entry] if entry is not None else [])
         if faults:
-            raise PartlyCollectedError(faults, entries)
+            raise PartlyCollectedError(faults, entries, limit=budget.limit if budget and budget.over else None)
         return Manifest(files=tuple(entries))
 
     async def discard(self, work_id: str) -> None:
@@ -187,8 +191,12 @@ def _is_linked(root: Path, folder: str) -> bool:
     return any((root / "/".join(parts[:count])).is_symlink() for count in range(1, len(parts) + 1))
 
 
-async def _store(root: Path, path: str, blobs: Blobs) -> FileEntry | None:
-    """Store one file; None when it is gone, or no longer a regular file."""
+class _NoRoomError(Exception):
+    """A file does not fit the budget."""
+
+
+async def _store(root: Path, path: str, blobs: Blobs, budget: Budget | None) -> FileEntry | None:
+    """Store one file; None when it is gone, or no longer a regular file. Raises `_NoRoomError`."""
     file = await asyncio.to_thread(_open_below, root, path)
     if file is None:
         return None
@@ -196,6 +204,8 @@ async def _store(root: Path, path: str, blobs: Blobs) -> FileEntry | None:
         status = os.fstat(stream.fileno())
         if not stat.S_ISREG(status.st_mode):
             return None
+        if budget is not None and not budget.take(status.st_size):
+            raise _NoRoomError(budget.fault(path, status.st_size))
         blob = await blobs.put(_chunks(stream.fileno()))
     return FileEntry(path=path, digest=blob.digest, size=blob.size, executable=bool(status.st_mode & 0o100))
 
