@@ -18,6 +18,7 @@ from cloche_shared.adapters.file_blobs import FileBlobStore
 from cloche_shared.adapters.http_client import HttpClient
 from cloche_shared.adapters.local_executor import LocalExecutor
 from cloche_shared.adapters.local_node_files import LocalNodeFiles
+from cloche_shared.adapters.socket_executor import SocketExecutor
 from cloche_shared.adapters.sqlite import SqliteFile
 from cloche_shared.adapters.system_clock import SystemClock
 from cloche_shared.adapters.system_random import SystemRandom
@@ -87,18 +88,21 @@ class Installation:
                         name, fact = _ANSWERS[delivery.event.name]
                         await writers[name].reply("default", _origin(delivery.event, name), fact)
 
+    def executor(self) -> LocalExecutor | SocketExecutor:
+        """Return what holds the processes."""
+        return LocalExecutor(self.home / "supervised")
+
     @asynccontextmanager
     async def up(self) -> AsyncIterator["Client"]:
         """Run the service; leaving is like a stop: processes go on."""
         await self.blobs.space("builder", "public").put_bytes(lock_bytes(LOCK))
         file = await SqliteFile.open(self.home / "cloche.db")
-        executor = LocalExecutor(self.home / "supervised")
+        executor = self.executor()
         files = LocalNodeFiles(self.home / "node")
         node = local_node(self.home / "node", executor, files, MemoryDevices(Offer(cpus=2.0, memory=2**32)))
         runner = build(self.platform(file), RunnerSettings(node="n1"), node)
         answers = asyncio.create_task(self.answer(file))
         try:
-            await executor.warm()
             async with Lifecycle() as life:
                 await runner.start(life)
                 yield Client(self, runner)
