@@ -152,6 +152,24 @@ def test_a_full_disk_is_said_and_forgotten_when_there_is_room_again(
         assert not partial
 
 
+def test_a_server_whose_log_has_no_room_lives_on_and_tells_what_it_could_not_write(own_topology: Servers) -> None:
+    server = own_topology(disk=32 * MIB)
+    with server.rest() as rest:
+        server.fill_disk()
+        for number in range(60):
+            refused_now = rest.post("/api/v1/environments", json={"name": f"n{number}", "definition": {}})
+            assert refused_now.status_code == 507, refused_now.text
+            time.sleep(0.25)
+        assert rest.get("/livez").status_code == 200
+        server.free_disk()
+        eventually(
+            lambda: rest.post("/api/v1/environments", json={"name": "room", "definition": {}}).is_success,
+            "there is room again",
+        )
+        log = server.folder / "cloche.log"
+        eventually(lambda: "log_lines_lost" in log.read_text(), "the log tells what is missing")
+
+
 def test_a_run_on_a_full_disk_ends_and_says_so_or_goes_on_when_there_is_room(
     own_topology: Servers, script: Scripts
 ) -> None:

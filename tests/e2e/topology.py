@@ -38,7 +38,8 @@ NICENESS: Final = 5
 SMALL: Final[dict[str, Any]] = {"cpus": 0.1, "memory": 64 * 1024 * 1024}
 """Resources of a run that many others may run beside."""
 
-_MOUNT: Final = 'mount -t tmpfs -o size="$1",mode=700 tmpfs "$2" && shift 2 && exec "$@"'
+_MOUNT: Final = 'mount -t tmpfs -o size="$1",mode=700 tmpfs "$2" && exec 2>>"$2/cloche.log" && shift 2 && exec "$@"'
+"""The log goes into the data folder there, as with `cloche up -d`: what fills the disk fills it too."""
 
 
 @dataclass
