@@ -65,6 +65,8 @@ def test_a_bad_wheel_fails_its_build_and_is_named(
     for case, build_id in started.items():
         build: Any = client.builds.wait(build_id, timeout=PATIENCE)
         assert build.status == "Failed", case
-        told = failed(build.problem, BAD_WHEELS[case][0], names="The wheel of alpha")
+        code = build.problem.code
+        assert code in {BAD_WHEELS[case][0], "invalid_wheel"}, case  # uv reads some of them itself, and refuses first
+        told = failed(build.problem, code, names="The wheel of alpha")
         assert told["extra"]["package"] == "alpha", case
-        assert BAD_WHEELS[case][0] in "".join(client.builds.log(build_id)), case
+        assert code in "".join(client.builds.log(build_id)), case

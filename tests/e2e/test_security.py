@@ -1,5 +1,6 @@
 """Security: who gets in, from where, and what nobody gets to see."""
 
+import json
 import re
 from collections.abc import Callable
 
@@ -189,6 +190,21 @@ def test_two_installations_have_different_tokens_that_open_only_their_own(
     assert other.token != topology.token
     with other.rest(authorization=f"Bearer {topology.token}") as rest:
         assert rest.get("/api/v1/runs").status_code == 401
+
+
+@pytest.mark.embedded_only
+@pytest.mark.parametrize("pepper", ["", "00", "30" * 19])
+def test_an_empty_or_short_secret_refuses_to_start(own_topology: Callable[..., Embedded], pepper: str) -> None:
+    server = own_topology()
+    server.stop()
+    identity = server.home / "identity.json"
+    kept = identity.read_text()
+    identity.write_text(json.dumps({**json.loads(kept), "pepper": pepper}))
+    said = server.start()
+    assert said["error"]["code"] == "pepper_missing"
+    eventually(lambda: not server.processes(), "it did not start")
+    identity.write_text(kept)
+    server.start()
 
 
 @pytest.mark.embedded_only

@@ -24,7 +24,6 @@ def wheel(
     wheel_file: str = WHEEL,
     mode: int = 0,
     info: str = INFO,
-    twice: str = "",
 ) -> bytes:
     everything = {**files, f"{info}/METADATA": METADATA, f"{info}/WHEEL": wheel_file}
     rows = "".join(row(name, text) for name, text in everything.items()) if record is None else record
@@ -36,13 +35,28 @@ def wheel(
             entry.compress_type = zipfile.ZIP_DEFLATED
             entry.external_attr = (mode if name in files else 0) << 16
             archive.writestr(entry, text)
-        if twice:
-            archive.writestr(zipfile.ZipInfo(twice), "again")
     return target.getvalue()
 
 
 GOOD = wheel({"alpha.py": "a = 1\nb = 2\n"})
 OTHER = row("alpha.py", "other")
+NAME = b"alpha.py"
+BIT_ENCRYPTED = 1
+
+
+def renamed(wheel: bytes, name: bytes, *, local: bool = True, central: bool = True) -> bytes:
+    """Return the wheel with `alpha.py` under another name of the same length, in one or both of its headers."""
+    first, rest = wheel.split(NAME, 1)
+    middle, last = rest.rsplit(NAME, 1)
+    return first + (name if local else NAME) + middle + (name if central else NAME) + last
+
+
+def encrypted(wheel: bytes) -> bytes:
+    """Return the wheel with its first file's bit for encryption set in the central directory."""
+    at = wheel.index(b"PK\x01\x02") + 8
+    return wheel[:at] + bytes([wheel[at] | BIT_ENCRYPTED]) + wheel[at + 1 :]
+
+
 COMMON = row(f"{INFO}/METADATA", METADATA) + row(f"{INFO}/WHEEL", WHEEL)
 
 BAD_WHEELS: dict[str, tuple[str, bytes]] = {
@@ -73,5 +87,13 @@ BAD_WHEELS: dict[str, tuple[str, bytes]] = {
     "too deep": ("unsafe_archive", wheel({"/".join(["d"] * 40): "x"})),
     "same name but for case": ("unsafe_archive", wheel({"Alpha.py": "x", "alpha.py": "y"})),
     "file below a file": ("unsafe_archive", wheel({"a": "x", "a/b": "y"})),
+    "another name inside than in the directory": ("invalid_wheel", renamed(GOOD, b"../x.pyc", central=False)),
+    "climbs out by its directory only": ("unsafe_archive", renamed(GOOD, b"../x.pyc", local=False)),
+    "a name with a NUL": ("unsafe_archive", renamed(GOOD, b"alpha\x00py")),
+    "encrypted": ("unsafe_archive", encrypted(GOOD)),
+    "two files of one name": (
+        "unsafe_archive",
+        wheel({"alpha.py": "x", "aLpHa.py": "y"}).replace(b"aLpHa.py", b"alpha.py"),
+    ),
     "bomb": ("unsafe_archive", wheel({"bomb.txt": "0" * (20 << 20)})),
 }
