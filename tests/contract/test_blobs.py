@@ -6,6 +6,7 @@ import os
 import resource
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
@@ -13,17 +14,26 @@ from cloche_shared.adapters.file_blobs import CHUNK, FileBlobs, FileBlobStore
 from cloche_shared.adapters.memory_blobs import MemoryBlobStore
 from cloche_shared.errors import Internal, Invalid, NotFound, TooLarge, Unavailable
 from cloche_shared.ports.blobs import Blobs, BlobStore
+from tests.environments.fixtures import shared
+from tests.environments.s3 import s3_store
+
+if TYPE_CHECKING:
+    from tests.environments.servers import S3Server
 
 HELLO = "sha256:" + hashlib.sha256(b"hello world").hexdigest()
-STORES: dict[str, Callable[[Path], BlobStore]] = {
+LOCAL: dict[str, Callable[[Path], BlobStore]] = {
     "file": FileBlobStore,
     "memory": lambda _folder: MemoryBlobStore(),
 }
 
 
-@pytest.fixture(params=sorted(STORES))
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
-    return STORES[request.param](tmp_path / "blobs")
+@pytest.fixture(params=[*sorted(LOCAL), "s3", "s3-second"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[BlobStore]:
+    if request.param in LOCAL:
+        yield LOCAL[request.param](tmp_path / "blobs")
+    else:
+        async with s3_store(cast("S3Server", shared(request.param))) as found:
+            yield found
 
 
 @pytest.fixture
@@ -131,6 +141,53 @@ async def test_spaces_do_not_see_each_other(store: BlobStore) -> None:
     assert await store.space("builder", "other").missing([HELLO]) == [HELLO]
     assert await store.space("runner", "default").missing([HELLO]) == [HELLO]
     assert await store.space("builder", "default").missing([HELLO]) == []
+
+
+async def test_large_blobs_are_whole_and_can_be_read_in_parts(blobs: Blobs) -> None:
+    data = bytes(range(256)) * (12 * 1024 * 4)  # 12 MiB: several parts
+    digest = "sha256:" + hashlib.sha256(data).hexdigest()
+    halves = (data[: len(data) // 2], data[len(data) // 2 :])
+    assert await blobs.put(pieces(*halves)) == await blobs.put(pieces(*halves), digest=digest)
+    assert await blobs.size(digest) == len(data)
+    assert await content(blobs, digest) == data
+    assert await content(blobs, digest, 7_000_001, 7_000_011) == data[7_000_001:7_000_011]
+
+
+async def test_a_large_blob_with_other_bytes_than_announced_is_not_kept(blobs: Blobs) -> None:
+    with pytest.raises(Invalid) as caught:
+        await blobs.put(pieces(b"x" * (6 << 20), b"y" * (6 << 20)), digest=HELLO)
+    assert caught.value.code == "digest_mismatch"
+    assert await blobs.missing([HELLO]) == [HELLO]
+
+
+@pytest.mark.parametrize("announced", [False, True])
+async def test_a_large_upload_that_breaks_off_is_not_kept(blobs: Blobs, announced: bool) -> None:
+    whole = b"x" * (12 << 20)
+    digest = "sha256:" + hashlib.sha256(whole).hexdigest()
+
+    async def broken() -> AsyncIterator[bytes]:
+        yield whole[: 7 << 20]
+        raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        await blobs.put(broken(), digest=digest if announced else None)
+    assert await blobs.size(digest) is None
+    assert (await blobs.put(pieces(whole), digest=digest)).size == len(whole)
+
+
+async def test_a_cancelled_upload_is_not_kept(blobs: Blobs) -> None:
+    began = asyncio.Event()
+
+    async def endless() -> AsyncIterator[bytes]:
+        yield b"x" * (7 << 20)
+        began.set()
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(blobs.put(endless()))
+    await began.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
 
 
 async def test_a_broken_upload_leaves_nothing(tmp_path: Path) -> None:
