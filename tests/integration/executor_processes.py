@@ -116,11 +116,12 @@ def _let_pass(scratch: Path) -> str:
 def as_user(uid: int, gid: int, scratch: Path, *, contained: bool = False) -> list[str]:
     """Return what to put before a command, so that it runs as a user.
 
-    `contained`: as the first process of a pid namespace of its own.
+    `contained`: as the first process of a pid namespace of its own, with only the temporary folder to write to.
     """
     kinds = ["--pid", "--fork", "--mount-proc", "--kill-child"] if contained else []
+    only_read = "mount --bind /tmp /tmp && mount -o remount,bind,ro / && " if contained else ""
     user = ["setpriv", f"--reuid={uid}", f"--regid={gid}", "--clear-groups"]
-    return ["unshare", "--mount", *kinds, "/bin/sh", "-c", _let_pass(scratch), "sh", *user]
+    return ["unshare", "--mount", *kinds, "/bin/sh", "-c", f"{only_read}{_let_pass(scratch)}", "sh", *user]
 
 
 @contextmanager

@@ -57,7 +57,7 @@ print(os.getuid(), os.getgid(), alpha.__name__, sys.prefix == os.environ["PREFIX
 print(tried(lambda: write(alpha.__file__)), tried(lambda: write(node + "/prefixes/new")))
 print(tried(lambda: write(node + "/work/new")), tried(lambda: os.unlink(os.environ["JOURNAL"])))
 print(tried(lambda: os.listdir(node + "/store")), tried(lambda: os.listdir(node + "/tmp")))
-print(tried(lambda: write(node + "/new")), tried(lambda: os.listdir(node + "/work")))
+print(tried(lambda: write("/usr/new")), tried(lambda: write(node + "/new")), tried(lambda: os.listdir(node + "/work")))
 """
 SCORE = "def init():\n    pass\ndef run(data):\n    return data\n"
 BIN = "/usr/local/bin:/usr/bin:/bin"
