@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from cloche_shared.access import AccessTable, FailureGate, KeyRates
 from cloche_shared.errors import ClocheError, Invalid, Throttled, TooLarge, Unauthenticated
 from cloche_shared.http.exchange import KEY, Exchange
+from cloche_shared.http.patience import Patience
 from cloche_shared.http.policy import BodyRule, FrontPolicy, HostCheck, media_type_error
 from cloche_shared.http.problems import rendered
 from cloche_shared.ports.platform import Clock, Random
@@ -90,6 +91,7 @@ class Front:
         self._rates = KeyRates(parts.clock.monotonic, rate) if rate else None
         self._hosts = HostCheck(parts.policy)
         self._drain = parts.drain
+        self._patience = Patience()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection of ASGI."""
@@ -241,7 +243,7 @@ class Front:
         refused = media_type_error(headers.get(b"content-type"), rule)
         if refused is None and length is not None and (not length.isdigit() or int(length) > rule.limit):
             refused = _too_large(rule.limit)
-        return refused, _Bounded(exchange, rule, receive)
+        return refused, _Bounded(exchange, rule, receive, self._patience)
 
 
 def _unauthenticated(*, given: bool) -> Unauthenticated:
@@ -262,9 +264,10 @@ class _Bounded:
     Slow is what keeps us waiting: time in which nobody asks for the body is not the client's.
     """
 
-    __slots__ = ("_exchange", "_more", "_receive", "_rule", "_seen", "_waited", "_window")
+    __slots__ = ("_exchange", "_more", "_patience", "_receive", "_rule", "_seen", "_waited", "_window")
 
-    def __init__(self, exchange: Exchange, rule: BodyRule, receive: Receive) -> None:
+    def __init__(self, exchange: Exchange, rule: BodyRule, receive: Receive, patience: Patience) -> None:
+        self._patience = patience
         self._exchange = exchange
         self._rule = rule
         self._receive = receive
@@ -277,31 +280,27 @@ class _Bounded:
         """Return the next message; a body that is cut off looks like a client that left."""
         if not self._more:
             return await self._receive()
-        idle = self._rule.idle_s
+        rule = self._rule
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         try:
-            async with asyncio.timeout(idle) as patience:
-                message = await self._receive()
+            message = await self._patience.next(self._receive, rule.idle_s)
         except TimeoutError:
-            return self._cut(Invalid("slow_body", f"No byte of the body came for {idle:g} s."))
+            return self._cut(Invalid("slow_body", f"No byte of the body came for {rule.idle_s:g} s."))
         count = len(message.get("body", b""))
         self._seen += count
         self._window += count
         self._more = message.get("more_body", False)
-        if self._seen > self._rule.limit:
-            return self._cut(_too_large(self._rule.limit))
-        if self._more and self._drips(patience):
-            return self._cut(
-                Invalid("slow_body", f"The body came with less than {self._rule.rate:g} bytes per second.")
-            )
+        if self._seen > rule.limit:
+            return self._cut(_too_large(rule.limit))
+        if self._more and self._drips(loop.time() - began):
+            return self._cut(Invalid("slow_body", f"The body came with less than {rule.rate:g} bytes per second."))
         return message
 
-    def _drips(self, patience: asyncio.Timeout) -> bool:
+    def _drips(self, waited: float) -> bool:
         """Whether too little came in the time that was spent waiting; looks once that is a whole window."""
-        idle = self._rule.idle_s
-        until = patience.when()
-        if until is not None:
-            self._waited += idle - (until - asyncio.get_running_loop().time())
-        if self._waited < idle:
+        self._waited += waited
+        if self._waited < self._rule.idle_s:
             return False
         slow = self._window < self._waited * self._rule.rate
         self._waited, self._window = 0.0, 0
