@@ -97,9 +97,10 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class Take:
-    """Read a file or folder as a snapshot."""
+    """Read a file or folder as a snapshot, `without` some folders at its top."""
 
     path: Path
+    without: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +131,9 @@ def send_all(calls: Iterable[Call]) -> Operation[list[Answer]]:
     return answers
 
 
-def snapshot_of(path: Path) -> Operation[Snapshot]:
+def snapshot_of(path: Path, without: tuple[str, ...] = ()) -> Operation[Snapshot]:
     """Return the snapshot of a file or folder. Raises what `take_one` raises."""
-    snapshot: Snapshot = yield Take(path)
+    snapshot: Snapshot = yield Take(path, without)
     return snapshot
 
 

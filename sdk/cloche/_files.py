@@ -6,7 +6,7 @@ gitignore's patterns. Version control, caches and virtual environments are never
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,9 +37,10 @@ class Snapshot:
 
 
 class Ignore:
-    """What is left out: what never belongs to a snapshot, and what the folder's ignore file says."""
+    """What is left out: what never belongs to a snapshot, `without`, and what the folder's ignore file says."""
 
-    def __init__(self, lines: list[str] | None = None) -> None:
+    def __init__(self, lines: list[str] | None = None, without: Collection[str] = ()) -> None:
+        self._without = without
         self._says: Callable[[str], bool] = lambda _path: False
         if lines is not None:
             import pathspec  # noqa: PLC0415 - only where a folder has an ignore file
@@ -50,12 +51,12 @@ class Ignore:
         """Whether a path (relative, with `/`) is left out."""
         name = path.rpartition("/")[2]
         if folder:
-            return name in NEVER_FOLDERS or self._says(f"{path}/")
+            return name in NEVER_FOLDERS or path in self._without or self._says(f"{path}/")
         return name.endswith(NEVER_ENDINGS) or self._says(path)
 
 
-def take(folder: Path, cache: "DigestCache") -> Snapshot:
-    """Return the snapshot of a folder.
+def take(folder: Path, cache: "DigestCache", without: Collection[str] = ()) -> Snapshot:
+    """Return the snapshot of a folder, `without` some folders at its top.
 
     Raises `NotFound` (`source_not_found`), `TooLarge` (`snapshot_too_large`), `Invalid` (`unsafe_path`).
     """
@@ -64,7 +65,7 @@ def take(folder: Path, cache: "DigestCache") -> Snapshot:
     entries: list[FileEntry] = []
     paths: dict[str, Path] = {}
     total = 0
-    for name, path in sorted(_walk(folder, _rules(folder))):
+    for name, path in sorted(_walk(folder, _rules(folder, without))):
         digest, size, executable = cache.digest(path)
         total += size
         if len(entries) >= MAX_FILES or total > MAX_BYTES:
@@ -78,10 +79,10 @@ def take(folder: Path, cache: "DigestCache") -> Snapshot:
     return _snapshot(entries, paths)
 
 
-def take_one(path: Path, cache: "DigestCache") -> Snapshot:
+def take_one(path: Path, cache: "DigestCache", without: Collection[str] = ()) -> Snapshot:
     """Return the snapshot that holds one file, or a folder's files."""
     if path.is_dir():
-        return take(path, cache)
+        return take(path, cache, without)
     if not path.is_file():
         raise NotFound("source_not_found", f"There is no file {path}.", todo="Name a file that exists.")
     digest, size, executable = cache.digest(path)
@@ -106,12 +107,12 @@ def _entry(name: str, digest: str, size: int, *, executable: bool) -> FileEntry:
     return FileEntry(path=name, digest=digest, size=size, executable=executable)
 
 
-def _rules(folder: Path) -> Ignore:
+def _rules(folder: Path, without: Collection[str]) -> Ignore:
     for name in IGNORE_FILES:
         path = folder / name
         if path.is_file():
-            return Ignore(path.read_text(errors="replace").splitlines())
-    return Ignore()
+            return Ignore(path.read_text(errors="replace").splitlines(), without)
+    return Ignore(without=without)
 
 
 def _walk(root: Path, ignored: Ignore, below: str = "") -> Iterator[tuple[str, Path]]:

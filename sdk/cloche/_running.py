@@ -11,6 +11,7 @@ from cloche._calls import Call, Operation, fetch, send, snapshot_of
 from cloche._faces import operation, stream
 from cloche._resources import Resource
 from cloche._streams import Stream, files_of, log_piece, score_call, scored
+from cloche_shared.contracts.runs import RUNS_OWN
 
 V = TypeVar("V", bound=_views.View)
 W = TypeVar("W", bound=_views.View)
@@ -112,13 +113,13 @@ class Runs(Resource, Generic[R]):
         experiment: str | None = None,
         display_name: str | None = None,
     ) -> Operation[R]:
-        """Run a script; the folder `source` (its own, unless given) is sent along.
+        """Run a script; the folder `source` (its own, unless given) is sent along, but not its `outputs/` and `logs/`.
 
         `memory` in bytes, `deadline` and `grace` in seconds. Without an environment the server's default
         one is used. Raises `NotFound` (`script_not_found`), `TooLarge` (`snapshot_too_large`), `Invalid`.
         """
         folder, inside = ops.split_script(script, source)
-        snapshot = yield from snapshot_of(folder)
+        snapshot = yield from snapshot_of(folder, RUNS_OWN)
         body = ops.run_body(
             script=inside,
             arguments=arguments,

@@ -10,8 +10,8 @@ import pytest
 
 from cloche import Client, ClocheError
 from tests.e2e.problems import problem, refused, said
-from tests.e2e.steps import Names, Scripts, completed
-from tests.e2e.topology import Topology
+from tests.e2e.steps import Names, Scripts, completed, done
+from tests.e2e.topology import SMALL, Topology
 
 NOWHERE = "sha256:" + "0" * 64
 BYTES = {"content-type": "application/octet-stream"}
@@ -164,6 +164,19 @@ def test_a_link_to_a_file_outside_is_sent_as_its_content_or_not_at_all(client: C
     run = completed(client, train)
     log = b"".join(client.runs.log(run.id, follow=False)).decode()
     assert log == "False False\n"
+
+
+def test_files_of_a_snapshot_by_hand_do_not_become_the_runs_outputs(topology: Topology, client: Client) -> None:
+    code, old = b"import os\nos.makedirs('outputs')\nopen('outputs/new', 'w').write('new')\n", b"old"
+    with topology.rest() as rest:
+        for content in (code, old):
+            put(rest, "runs", content)
+        tree = manifest(entry("logs/old", old), entry("outputs/old", old), entry("train.py", code))
+        body = {"script": "train.py", "snapshot": put(rest, "runs", tree), "resources": SMALL}
+        run = rest.post("/api/v1/runs", json=body).json()
+    ended = done(client, run["id"])
+    assert ended.status == "Completed", ended.problem
+    assert [one["path"] for one in client.runs.outputs(ended.id)] == ["outputs/new"]
 
 
 def test_a_file_name_that_cannot_be_sent_is_named(client: Client, script: Scripts) -> None:

@@ -119,6 +119,16 @@ def test_outputs_and_logs_are_collected_after_a_failure_too(client: Client, scri
     assert "going down" in log_of(client, ended)
 
 
+def test_what_lies_in_a_sources_outputs_is_not_the_runs(client: Client, script: Scripts) -> None:
+    code = script("import os\nprint('here:', os.path.exists('outputs'), os.path.exists('logs'))\nraise SystemExit(3)")
+    for name in ("outputs/model.pkl", "logs/old.log", "data/outputs/kept.txt"):
+        (code.parent / name).parent.mkdir(parents=True)
+        (code.parent / name).write_text("of an earlier run")
+    failed = done(client, submit(client, code))
+    assert client.runs.outputs(failed.id) == []
+    says(client, failed, "here: False False")
+
+
 def test_run_wait_ends_with_the_exit_code_of_the_script(topology: Topology, client: Client, script: Scripts) -> None:
     run = submit(client, script("raise SystemExit(7)"))
     topology.cli("run", "wait", run.id, code=7)

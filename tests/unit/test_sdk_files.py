@@ -7,6 +7,7 @@ import pytest
 from cloche._errors import Invalid, NotFound
 from cloche._files import DigestCache, requirements_text, take, take_one
 from cloche._operations import environment_reference, model_reference, split_script
+from cloche_shared.contracts.runs import RUNS_OWN
 
 
 def folder(root: Path, **files: str) -> Path:
@@ -51,6 +52,12 @@ def test_our_own_ignore_file_goes_before_the_others(tmp_path: Path) -> None:
     (tmp_path / ".clocheignore").write_text(".*ignore\na.py\n")
     (tmp_path / ".gitignore").write_text("b.py\n")
     assert names(tmp_path) == ["b.py"]
+
+
+def test_a_runs_own_folders_stay_here_and_others_of_their_names_travel(tmp_path: Path) -> None:
+    folder(tmp_path, x_dot_py="", outputs__model_dot_pkl="", logs__a_dot_txt="", data__outputs__y_dot_txt="")
+    found = take(tmp_path, DigestCache(), RUNS_OWN).manifest.files
+    assert [entry.path for entry in found] == ["data/outputs/y.txt", "x.py"]
 
 
 def test_environments_and_version_control_never_travel(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from cloche_runner.prefixes import Prefixes
 from cloche_shared.bus.dispatch import TRANSIENT
 from cloche_shared.contracts.files import FileEntry, Manifest
 from cloche_shared.contracts.references import Problem
-from cloche_shared.contracts.runs import Ended, RunSpec
+from cloche_shared.contracts.runs import RUNS_OWN, Ended, RunSpec
 from cloche_shared.errors import ClocheError, Unavailable
 from cloche_shared.journal.commit import StreamId
 from cloche_shared.journal.streams import Changed, Decision
@@ -35,7 +35,6 @@ from cloche_shared.store.hashing import manifest_bytes
 
 _log = notes_of(__name__)
 OWNER = "runner"
-FOLDERS = ("outputs", "logs")
 TAIL_BYTES = 4096
 TAIL_LINES = 20
 LONGEST_BACKOFF = 60.0
@@ -184,8 +183,11 @@ class Attempt:
         )
 
     async def _checkout(self) -> Path:
+        """Make the working folder. What a snapshot has below the run's own folders would pass for its outputs."""
         manifest = await self._core.manifest(self.stream.project, self._spec.snapshot)
-        return await self._parts.files.checkout(self.id, manifest, self._blobs)
+        sources = (entry for entry in manifest.files if entry.path.partition("/")[0] not in RUNS_OWN)
+        own = manifest.model_copy(update={"files": tuple(sources)})
+        return await self._parts.files.checkout(self.id, own, self._blobs)
 
     def _limits(self) -> Limits:
         spec, settings = self._spec, self._core.settings
@@ -351,7 +353,7 @@ class Attempt:
         return (await self._blobs.put_bytes(manifest_bytes(manifest))).digest, fault or other
 
     async def _left(self, budget: Budget) -> Iterable[FileEntry]:
-        return (await self._parts.files.collect(self.id, FOLDERS, self._blobs, budget)).files
+        return (await self._parts.files.collect(self.id, RUNS_OWN, self._blobs, budget)).files
 
     async def _lose(self, problem: Problem, ended: Ended | None) -> None:
         core = self._core

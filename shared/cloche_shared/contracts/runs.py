@@ -22,6 +22,9 @@ RunStatus = Literal[
 ]
 TERMINAL: frozenset[str] = frozenset({"Completed", "Failed", "Canceled"})
 
+RUNS_OWN = ("outputs", "logs")
+"""Folders that belong to a run: what it writes there is kept, and nothing of its source is put there."""
+
 
 class Resources(Strict):
     """What a run or replica gets for itself. `memory` in bytes; `gpu_kind` restricts which GPUs count."""
