@@ -1,11 +1,12 @@
 """Routes that are served without FastAPI's resolver answer as all others do."""
 
+import re
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Annotated
 
 import httpx2
 import pytest
-from fastapi import APIRouter
+from fastapi import APIRouter, Path, Query
 from starlette.responses import Response
 
 from cloche_shared.access import AccessTable, issue_key
@@ -16,10 +17,10 @@ from cloche_shared.contracts.facts import ApiKeyIssued
 from cloche_shared.errors import Conflict
 from cloche_shared.http.app import AppParts, create_app
 from cloche_shared.http.caller import Caller, may
-from cloche_shared.http.conditions import Once
+from cloche_shared.http.conditions import Once, Preferred
 from cloche_shared.http.front import FrontParts
 from cloche_shared.http.health import Version
-from cloche_shared.http.lean import Lean, lean
+from cloche_shared.http.lean import Lean, Shown, lean, lean_show
 from cloche_shared.http.policy import FrontPolicy
 from cloche_shared.http.replies import Reply
 from cloche_shared.http.routes import router
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from cloche_shared.http.exchange import Exchange
 
 PEPPER = b"p" * 32
+NAME = re.compile(r"^[a-z]{1,8}$")
 CLOCK, RANDOM = SystemClock(), SystemRandom()
 
 
@@ -47,6 +49,24 @@ def things() -> APIRouter:
             raise ZeroDivisionError
         caller.wrote("thing/default/a", 3)
         return Reply(body, 201, headers={"x-request-key": once.request_id(caller.project)})
+
+    prefers = Lean("environments.write", Thing, prefers=True)
+
+    @lean(routes, "/slow", prefers, response_model=Thing, operation_id="make_slowly")
+    async def slow(
+        caller: Annotated[Caller, may("environments.write")], once: Once, preferred: Preferred, body: Json[Thing]
+    ) -> Response:
+        return Reply(body, 202, headers={"x-waits": str(preferred.wait_s)})
+
+    @lean_show(routes, "/{name}", Shown("environments.read", NAME), response_model=Thing, operation_id="get_thing")
+    async def show(
+        caller: Annotated[Caller, may("environments.read")],
+        preferred: Preferred,
+        name: Annotated[str, Path(pattern=NAME.pattern)],
+        wait: Annotated[int | None, Query(ge=0, le=60)] = None,
+    ) -> Response:
+        caller.wrote("thing/default/a", 4)
+        return Reply(Thing(name=name), headers={"x-waits": str(preferred.wait_s if wait is None else wait)})
 
     return routes
 
@@ -157,3 +177,37 @@ async def test_a_role_that_is_too_low_is_refused(world: World) -> None:
 async def test_other_methods_are_refused_as_everywhere(client: httpx2.AsyncClient) -> None:
     found = await client.put("/api/v1/things", content=b'{"name":"a"}')
     assert (found.status_code, found.headers["allow"]) == (405, "POST")
+
+
+async def test_one_thing_is_shown_and_noted_as_by_every_route(world: World, client: httpx2.AsyncClient) -> None:
+    found = await client.get("/api/v1/things/a", headers={"prefer": "wait=7"})
+    assert (found.status_code, found.json(), found.headers["x-waits"]) == (200, {"name": "a"}, "7")
+    assert found.headers["cloche-position"] == "home:thing/default/a@4"
+    assert (world.notes[-1].route, world.notes[-1].status) == ("/things/{name}", 200)
+
+
+async def test_what_else_is_asked_of_a_shown_thing_is_answered_too(client: httpx2.AsyncClient) -> None:
+    waited = await client.get("/api/v1/things/a?wait=3")
+    assert (waited.status_code, waited.headers["x-waits"]) == (200, "3")
+    for path, code in (("a?wait=x", "invalid_type"), ("a?more=1", "unknown_field"), ("A", "invalid_field")):
+        found = await client.get(f"/api/v1/things/{path}")
+        assert (found.status_code, found.json()["code"]) == (422, code)
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "a"), ("POST", "slow")])
+async def test_a_preference_that_is_too_long_is_refused(client: httpx2.AsyncClient, method: str, path: str) -> None:
+    url, headers = f"/api/v1/things/{path}", {"prefer": "wait=1," + "a" * 256}
+    found = await client.request(method, url, headers=headers, content=b'{"name":"a"}' if method == "POST" else None)
+    assert found.status_code == 422
+    assert found.json()["errors"][0]["pointer"] == "#header/prefer"
+
+
+async def test_who_prefers_to_wait_is_heard(client: httpx2.AsyncClient) -> None:
+    found = await client.post("/api/v1/things/slow", content=b'{"name":"a"}', headers={"prefer": "wait=5"})
+    assert (found.status_code, found.headers["x-waits"]) == (202, "5")
+
+
+async def test_a_shown_thing_needs_a_key(world: World) -> None:
+    async with world.client("admin") as client:
+        found = await client.get("/api/v1/things/a", headers={"authorization": "Bearer none"})
+    assert found.status_code == 401

@@ -1,5 +1,6 @@
 """REST of the runner: runs, what they log and leave, and the nodes."""
 
+import re
 from collections.abc import AsyncIterator
 from typing import Annotated
 
@@ -23,6 +24,7 @@ from cloche_shared.http.caller import Caller, may
 from cloche_shared.http.conditions import Matching, Once, Preferred, etag_of
 from cloche_shared.http.elsewhere import Elsewhere, may_go_on, primed
 from cloche_shared.http.files import BYTES, download, files_router
+from cloche_shared.http.lean import Lean, Shown, lean, lean_show
 from cloche_shared.http.paging import Page, Paging, encode_token, page_bytes
 from cloche_shared.http.position_wait import views_caught_up
 from cloche_shared.http.replies import Reply, accepted
@@ -36,7 +38,8 @@ from cloche_shared.store.paths import check_path
 Read = Annotated[Caller, may("runs.read")]
 Write = Annotated[Caller, may("runs.write")]
 ReadNodes = Annotated[Caller, may("nodes.read")]
-RunId = Annotated[str, Path(pattern=r"^[A-Za-z0-9._-]{1,64}$", description="The run's id.")]
+_ID = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
+RunId = Annotated[str, Path(pattern=_ID.pattern, description="The run's id.")]
 
 _PREFIX = "/api/v1/runs"
 _ACCEPTED = {202: {"model": RunView, "description": "Accepted; `Location` shows how far it is."}}
@@ -102,7 +105,9 @@ class _Api:
 
 
 def _add_changes(routes: APIRouter, api: _Api) -> None:
-    @routes.post("", response_model=RunView, operation_id="submit_run", responses=_ACCEPTED)  # type: ignore[arg-type]
+    submitted = Lean("runs.write", SubmitRun, prefers=True)
+
+    @lean(routes, "", submitted, response_model=RunView, operation_id="submit_run", responses=_ACCEPTED)
     async def submit(caller: Write, once: Once, preferred: Preferred, body: Json[SubmitRun]) -> Response:
         """Submit a run. With `Prefer: wait=N` the answer comes when it has ended (200), or after N seconds (202)."""
         changed = await api.commands.submit(
@@ -138,7 +143,7 @@ def _add_views(routes: APIRouter, api: _Api) -> None:
         )
         return Reply(page_bytes(rows, paging.limit))
 
-    @routes.get("/{run_id}", response_model=RunView, operation_id="get_run")
+    @lean_show(routes, "/{run_id}", Shown("runs.read", _ID), response_model=RunView, operation_id="get_run")
     async def show(
         caller: Read,
         preferred: Preferred,

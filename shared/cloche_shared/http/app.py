@@ -20,7 +20,7 @@ from cloche_shared.http.caller import Action
 from cloche_shared.http.exchange import exchange_of
 from cloche_shared.http.front import Front, FrontParts
 from cloche_shared.http.health import Check, Version, system_router
-from cloche_shared.http.lean import LeanRoute, Shortcut
+from cloche_shared.http.lean import Shortcut
 from cloche_shared.http.problems import Problem, invalid_from, rendered, routing_error
 from cloche_shared.metrics import render_all
 
@@ -68,7 +68,7 @@ def create_app(routers: Iterable[APIRouter], parts: AppParts) -> App:
         _refuse_unguarded(one.routes)
         api.include_router(one, prefix=PREFIX)
     _add_documents(api, parts.openapi)
-    shortcut = Shortcut(api, {PREFIX + route.path: route for route in api.state.known if isinstance(route, LeanRoute)})
+    shortcut = Shortcut(api, {PREFIX + route.path: route for route in api.state.known})
     return App(api, Front(shortcut, parts.version.installation, parts.front), parts.front.drain)
 
 

@@ -64,6 +64,10 @@ Matching = Annotated[IfMatch, Depends(_if_match)]
 """`matching: Matching` in a route that changes something."""
 
 
+LONGEST_PREFER = 256
+"""Characters of a `Prefer` header."""
+
+
 @dataclass(frozen=True, slots=True)
 class Preference:
     """How patient the caller is (RFC 7240): seconds to wait for the outcome; None: nothing said, 0: answer at once."""
@@ -83,7 +87,7 @@ def parse_prefer(value: str | None) -> Preference:
     return Preference(wait)
 
 
-async def _prefer(prefer: Annotated[str | None, Header(max_length=256)] = None) -> Preference:
+async def _prefer(prefer: Annotated[str | None, Header(max_length=LONGEST_PREFER)] = None) -> Preference:
     return parse_prefer(prefer)
 
 
