@@ -4,6 +4,7 @@ import secrets
 import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import trustme
 from cryptography.hazmat.primitives import serialization
@@ -49,8 +50,15 @@ class Box(DockerContainer):
         """Keep a folder out of the container's layer; the volume goes with the container."""
         self._kwargs["mounts"].append(Mount(path, None))
 
-    def secret(self, content: bytes, path: str) -> None:
-        self.with_copy_into_container(content, path, 0o644)
+    def certificate(self, path: str) -> str:
+        """Put a key and certificate for loopback into one PEM file of the container; the authority's file here."""
+        authority = trustme.CA()
+        issued = authority.issue_cert("localhost", "127.0.0.1")
+        file = authority_of(str(self._name))
+        authority.cert_pem.write_to_path(file)
+        chain = b"".join(blob.bytes() for blob in issued.cert_chain_pems)
+        self.with_copy_into_container(private_key(issued.private_key_pem.bytes()) + chain, path, 0o644)
+        return str(file)
 
     def still(self, deadline: float) -> None:
         """Raise with the last lines of its log when the container ended or had time enough."""
@@ -75,16 +83,11 @@ class Box(DockerContainer):
         return self.get_container_id()
 
 
-def certificate(*names: str) -> tuple[bytes, str]:
-    """A server's key and certificate in one PEM text, and the file of the authority that signed it."""
-    authority = trustme.CA()
-    issued = authority.issue_cert(*names)
+def authority_of(name: str) -> Path:
+    """The file of the authority that signed a container's certificate."""
     folder = cache() / "authorities"
     folder.mkdir(exist_ok=True)
-    file = folder / f"{secrets.token_hex(8)}.pem"
-    authority.cert_pem.write_to_path(file)
-    chain = b"".join(blob.bytes() for blob in issued.cert_chain_pems)
-    return private_key(issued.private_key_pem.bytes()) + chain, str(file)
+    return folder / f"{name}.pem"
 
 
 def private_key(pem: bytes) -> bytes:

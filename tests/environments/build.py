@@ -1,5 +1,7 @@
 """Images for the roles: found, pulled, or built here from packages by the recipes, and kept by their digests."""
 
+import hashlib
+import platform
 import shutil
 import tempfile
 import threading
@@ -78,35 +80,33 @@ def images(engine: docker.DockerClient, roles: list[Role]) -> dict[str, str]:
 
 def build(engine: docker.DockerClient, role: Role) -> str:
     """Make the local image of a role."""
-    base = image(engine, ROLES[role.recipe.on]) if role.recipe.on else ""
     began = time.monotonic()
     say(f"{role.name}: building {role.local}")
+    base = image(engine, ROLES[role.recipe.on]) if role.recipe.on else root(engine, role.recipe.debian)
     with tempfile.TemporaryDirectory(prefix="cloche-image-") as folder:
         context = Path(folder) / "context"
         shutil.copytree(role.folder, context)
-        parts(role, context)
-        try:
-            engine.images.build(
-                path=str(context),
-                tag=role.local,
-                buildargs={"BASE": base},
-                rm=True,
-                forcerm=True,
-                labels={"cloche.test": "image"},
-            )
-        except (BuildError, APIError) as error:
-            raise NotPossible(f"The image of {role.name} cannot be made: {error}") from error
+        if role.recipe.program:
+            shutil.copy2(program(role), context / role.recipe.program.binary)
+        if role.recipe.jars:
+            jars(context)
+        assemble(engine, context, role.local, base)
     say(f"{role.name}: built in {time.monotonic() - began:.0f} s")
     return role.local
 
 
-def parts(role: Role, context: Path) -> None:
-    if role.recipe.program:
-        shutil.copy2(program(role), context / role.recipe.program.binary)
-    if role.recipe.jars:
-        jars(context)
-    if role.recipe.debian:
-        root(role.recipe.debian, context / "root.tar")
+def assemble(engine: docker.DockerClient, context: Path, name: str, base: str) -> None:
+    try:
+        engine.images.build(
+            path=str(context),
+            tag=name,
+            buildargs={"BASE": base},
+            rm=True,
+            forcerm=True,
+            labels={"cloche.test": "image"},
+        )
+    except (BuildError, APIError) as error:
+        raise NotPossible(f"The image {name} cannot be made: {error}") from error
 
 
 def program(role: Role) -> Path:
@@ -120,11 +120,16 @@ def program(role: Role) -> Path:
     target = folder / f"{wanted.binary}-{role.digest}"
     if target.exists():
         return target
+    stamp = f"-X {wanted.stamp}" if wanted.stamp else ""
     flags = {"CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly -trimpath -buildvcs=false"}
     with tempfile.TemporaryDirectory(prefix="cloche-go-") as scratch:
         module = Path(scratch) / "module"
         shutil.copytree(role.folder, module)
-        call(["nice", "-n", "10", "go", "build", "-ldflags=-s -w", "-o", "../made", wanted.package], module, **flags)
+        call(
+            ["nice", "-n", "10", "go", "build", f"-ldflags=-s -w {stamp}", "-o", "../made", wanted.package],
+            module,
+            **flags,
+        )
         shutil.move(Path(scratch) / "made", target)
     return target
 
@@ -139,8 +144,8 @@ def jars(context: Path) -> None:
     call(["sha256sum", "--quiet", "--strict", "-c", "../jars.sha256"], context / "libs")
 
 
-def root(packages: tuple[str, ...], target: Path) -> None:
-    """A root file system of Debian's packages, from the system's own sources (its extra lists are left out)."""
+def root(engine: docker.DockerClient, packages: tuple[str, ...]) -> str:
+    """An image of Debian's packages alone, from the system's own sources (its extra lists are left out)."""
     if not at("mmdebstrap"):
         raise NotPossible("A base image is made by mmdebstrap where none can be pulled, and it is not installed.")
     known = ("/etc/apt/sources.list.d/debian.sources", "/etc/apt/sources.list")
@@ -148,19 +153,21 @@ def root(packages: tuple[str, ...], target: Path) -> None:
     if not sources:
         raise NotPossible("A base image is made of Debian's packages, and this system has no list of their sources.")
     left_out = ("doc/*", "info/*", "locale/*")
-    excluded = [f"--dpkgopt=path-exclude=/usr/share/{folder}" for folder in left_out]
-    call(
-        [
-            "mmdebstrap",
-            "--variant=minbase",
-            "--dpkgopt=force-unsafe-io",
-            f"--include={','.join(packages)}",
-            *excluded,
-            release(),
-            target,
-            sources,
-        ]
-    )
+    options = [
+        "--variant=minbase",
+        # It is thrown away when it is not whole: nothing is gained by waiting for the disk after each file.
+        "--dpkgopt=force-unsafe-io",
+        *(f"--dpkgopt=path-exclude=/usr/share/{folder}" for folder in left_out),
+        f"--include={','.join(packages)}",
+    ]
+    tag = hashlib.sha256(f"{options} {release()} {platform.machine()}".encode()).hexdigest()[:12]
+    name = f"cloche-test/debian:{tag}"
+    if not present(engine, name):
+        with tempfile.TemporaryDirectory(prefix="cloche-root-") as folder:
+            target = Path(folder) / "root.tar"
+            call(["mmdebstrap", *options, release(), target, sources])
+            engine.api.import_image(str(target), repository="cloche-test/debian", tag=tag)
+    return name
 
 
 def release() -> str:

@@ -15,6 +15,8 @@ class Program:
 
     package: str
     binary: str
+    # What the linker writes into it, as `name=value`: a program built as a module knows no version of its own.
+    stamp: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,4 +91,14 @@ ROLES = {
 }
 
 # No image: the compose plugin, for an engine that has none.
-COMPOSE = Role("compose", "", Recipe(program=Program("github.com/docker/compose/v2/cmd", "docker-compose")))
+COMPOSE = Role(
+    "compose",
+    "",
+    Recipe(
+        program=Program(
+            "github.com/docker/compose/v2/cmd",
+            "docker-compose",
+            stamp="github.com/docker/compose/v2/internal.Version=v2.40.3",
+        )
+    ),
+)

@@ -3,15 +3,18 @@
 A test that asks for one is skipped, with the reason, where there is neither an engine nor an image.
 """
 
-from collections.abc import Iterator
+from __future__ import annotations
+
+import sys
 from contextlib import ExitStack
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 import pytest
 
-from tests.environments import engine, sharing
-from tests.environments.places import NotPossible
-from tests.environments.servers import KafkaServer, MongoServer, S3Server, Server
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.environments.servers import KafkaServer, MongoServer, S3Server, Server
 
 
 class Start(Protocol):
@@ -21,9 +24,11 @@ class Start(Protocol):
 
 
 def shared(role: str) -> Server:
+    from tests.environments import places, sharing  # noqa: PLC0415  # half a second that most test runs need not pay
+
     try:
         return sharing.acquire(role, sharing.this_owner())
-    except NotPossible as error:
+    except places.NotPossible as error:
         pytest.skip(f"{role}: {error}")
 
 
@@ -52,12 +57,14 @@ def one_s3_server() -> S3Server:
 @pytest.fixture
 def own_server() -> Iterator[Start]:
     """Servers for one test alone, gone when it ends."""
+    from tests.environments import places, sharing  # noqa: PLC0415  # as above
+
     with ExitStack() as servers:
 
         def start(role: str) -> Server:
             try:
                 return servers.enter_context(sharing.private(role))
-            except NotPossible as error:
+            except places.NotPossible as error:
                 pytest.skip(f"{role}: {error}")
 
         yield start
@@ -65,6 +72,11 @@ def own_server() -> Iterator[Start]:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Give the shared servers back when the whole run ends; workers leave it to the process that started them."""
-    if not hasattr(config, "workerinput") and (sharing.runs() / sharing.this_owner()).exists():
-        sharing.release(sharing.this_owner())
-    engine.close()
+    from tests.environments import owners  # noqa: PLC0415  # only cheap imports
+
+    if not hasattr(config, "workerinput") and owners.entered():
+        from tests.environments import sharing  # noqa: PLC0415  # as above
+
+        sharing.release(owners.this_owner())
+    if "tests.environments.engine" in sys.modules:
+        sys.modules["tests.environments.engine"].close()

@@ -1,7 +1,6 @@
 """Servers that test processes share: started once, used by all, gone with the last of them, also after a crash."""
 
 import hashlib
-import os
 import subprocess
 import sys
 import threading
@@ -14,52 +13,23 @@ from docker.errors import APIError, NotFound
 from docker.models.containers import Container
 
 from tests.environments import build, engine
-from tests.environments.box import LABEL, OWNER
+from tests.environments.box import LABEL, OWNER, authority_of
 from tests.environments.catalogue import ROLES
+from tests.environments.owners import STANDING, lives, runs, this_owner
 from tests.environments.places import cache, locked
 from tests.environments.servers import Server
 from tests.environments.starts import KIND, START
 
 # The owner of servers that several processes use, with the folder where their users stand.
 SHARED = "shared"
-# The user that `up` enters and only `down` removes.
-STANDING = "standing"
 SWEEP_SECONDS = 2.0
-
-
-def this_owner() -> str:
-    """The test run that this process belongs to: with pytest-xdist the process that started the workers."""
-    worker = "PYTEST_XDIST_WORKER" in os.environ
-    return owner_of(os.getppid() if worker else os.getpid())
-
-
-def owner_of(process: int) -> str:
-    """A process by number and start, for numbers are used again."""
-    return f"{process}-{born(process)}"
-
-
-def born(process: int) -> str:
-    """When a process started, in the kernel's ticks; nothing when it has ended, 0 where the kernel does not say."""
-    try:
-        state, *more = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        if Path("/proc/self/stat").exists():
-            return ""
-    else:
-        # Killed, and its parent has not asked for the status yet.
-        return "" if state in "ZX" else more[18]
-    try:
-        os.kill(process, 0)
-    except OSError:
-        return ""
-    return "0"
-
-
-def lives(owner: str) -> bool:
-    if owner == STANDING:
-        return True
-    number, _, start = owner.partition("-")
-    return number.isdigit() and bool(start) and born(int(number)) == start
+# The watcher outlives the run, so the run must not be the one who waits for it.
+GRANDCHILD = """
+import os, sys
+if os.fork():
+    os._exit(0)
+os.execv(sys.executable, [sys.executable, "-m", "tests.environments", "watch"])
+"""
 
 
 def together() -> str:
@@ -156,6 +126,7 @@ def remove(container: Container) -> None:
         container.remove(force=True, v=True)
     except NotFound:
         return
+    authority_of(str(container.name)).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -182,15 +153,9 @@ def sweep() -> None:
                 remove_shared(role)
 
 
-def runs() -> Path:
-    """Where test runs that started something stand until they end."""
-    found = cache() / "runs"
-    found.mkdir(exist_ok=True)
-    return found
-
-
 def watch() -> None:
     """Sweep until no test run is left. One watcher does it for all; it lives on when a run is killed."""
+    runs().mkdir(exist_ok=True)
     with suppress(BlockingIOError), locked("watch", wait=False):
         while True:
             before = list(runs().iterdir())
@@ -204,11 +169,10 @@ def watch() -> None:
 
 
 class Watch:
-    """The watcher that this process started. It leaves by itself."""
+    """Whether this process entered its run and saw to it that a watcher runs. The watcher leaves by itself."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
         self.used = False
 
     def ensure(self) -> None:
@@ -217,19 +181,21 @@ class Watch:
             if self.used:
                 return
             self.used = True
+            runs().mkdir(exist_ok=True)
             (runs() / this_owner()).touch()
             try:
                 with locked("watch", wait=False):
                     pass
             except BlockingIOError:
                 return
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.environments", "watch"],
+            subprocess.run(
+                [sys.executable, "-c", GRANDCHILD],
                 cwd=Path(__file__).parents[2],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
+                check=True,
             )
 
 

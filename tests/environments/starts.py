@@ -4,7 +4,7 @@ import secrets
 
 from confluent_kafka.admin import AdminClient, ScramCredentialInfo, ScramMechanism, UserScramCredentialUpsertion
 
-from tests.environments.box import Box, certificate, listens
+from tests.environments.box import Box, listens
 from tests.environments.servers import KafkaServer, MongoServer, S3Server, Server
 
 MECHANISM = "SCRAM-SHA-512"
@@ -32,8 +32,7 @@ def kafka(owner: str) -> KafkaServer:
     """One broker that is its own controller: a plain, a SCRAM and a SCRAM over TLS listener on loopback."""
     box, password = Box("kafka", owner), secrets.token_urlsafe(18)
     plain, sasl, tls = box.publish(9092), box.publish(9093), box.publish(9094)
-    pem, authority = certificate("localhost", "127.0.0.1")
-    box.secret(pem, "/etc/kafka/secrets/server.pem")
+    authority = box.certificate("/etc/kafka/secrets/server.pem")
     settings = broker_settings(plain, sasl, tls)
     box.with_envs(KAFKA_HEAP_OPTS="-Xms128m -Xmx512m", **{f"KAFKA_{name}": value for name, value in settings.items()})
     container = box.begin(lambda: listens(plain, VERSIONS))
@@ -108,8 +107,7 @@ def mongo(owner: str) -> MongoServer:
     inside = int(box.labels.get("cloche.test.tls-port", "27017"))
     plain = box.publish(27017)
     tls = plain if inside == 27017 else box.publish(inside)
-    pem, authority = certificate("localhost", "127.0.0.1")
-    box.secret(pem, "/etc/server.pem")
+    authority = box.certificate("/etc/server.pem")
     box.with_envs(MONGO_INITDB_ROOT_USERNAME="cloche", MONGO_INITDB_ROOT_PASSWORD=password)
     box.with_command(["mongod", "--tlsMode", "preferTLS", "--tlsCertificateKeyFile", "/etc/server.pem"])
     return MongoServer(

@@ -1,5 +1,5 @@
 module cloche.test/compose
 
-go 1.26.8
+go 1.24.9
 
-require github.com/docker/compose/v2 v2.40.3 // indirect
+require github.com/docker/compose/v2 v2.40.3

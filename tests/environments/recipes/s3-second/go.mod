@@ -1,6 +1,6 @@
 module cloche.test/s3-second
 
-go 1.26.8
+go 1.24.9
 
 require (
 	aead.dev/mem v0.2.0 // indirect

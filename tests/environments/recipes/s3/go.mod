@@ -1,5 +1,5 @@
 module cloche.test/s3
 
-go 1.26.8
+go 1.25.0
 
-require github.com/versity/versitygw v1.8.0 // indirect
+require github.com/versity/versitygw v1.8.0
