@@ -61,9 +61,6 @@ PEPPER_BYTES = 32
 OPENAPI = "openapi.json"
 SOCKET_FOLDER = 70
 """Bytes of the path of the folder for sockets at most, so that a socket's has no more than 100."""
-SWITCH_SECONDS = 0.0005
-"""How long a thread may keep the interpreter from another: the writer's thread asks for it several times in each
-transaction, and the default of 5 ms would be longer than the sync itself."""
 SECOND_CTRL_C = 3.0
 """Seconds that a second Ctrl-C has to come after the first, when runs are active."""
 
@@ -423,7 +420,6 @@ def serve(options: Options, ready: Callable[[Started], None], say: Callable[[str
     Raises `Conflict` (`already_running`, `port_in_use`, `data_too_new`), `Invalid` and `Unavailable`.
     """
     os.umask(0o077)
-    sys.setswitchinterval(SWITCH_SECONDS)
     options.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     with short_pauses():
         run(_serve(replace(options, home=options.home.resolve()), ready, say))

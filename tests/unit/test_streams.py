@@ -278,3 +278,15 @@ class Slow(NoFaults):
     async def after(self, call: str) -> None:
         if call == "append_many" and self.hold is not None:
             await self.hold.wait()
+
+
+@pytest.mark.parametrize("exclusive", [False, True])
+async def test_a_wrong_guess_that_a_stream_is_new_costs_a_round_only(*, exclusive: bool) -> None:
+    store = MemoryStore()
+    for _ in range(3):
+        await streams(store).change(STREAM, origin(), count_up)
+    restarted = streams(store, exclusive=exclusive)
+    changed = await restarted.change(STREAM, origin("r"), count_up, new=True)
+    assert (changed.seq, changed.state.count) == (4, 4)
+    again = await restarted.change(STREAM, origin("r"), count_up, new=True)
+    assert again.replayed

@@ -94,6 +94,7 @@ class Environments:
             origin,
             lambda state: environments.decide_register(state, name, version),
             fingerprint=fingerprint,
+            new=True,
         )
         said = changed.outcome.json if changed.outcome is not None else None
         if said is None:

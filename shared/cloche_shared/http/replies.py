@@ -27,11 +27,12 @@ class Reply(Response):
         headers: Mapping[str, str] | None = None,
     ) -> None:
         body = content if isinstance(content, bytes) else content.__pydantic_serializer__.to_json(content)
-        super().__init__(body, status, dict(headers or {}))
+        whole = dict(headers or {})
         if etag is not None:
-            self.headers["etag"] = etag
+            whole["etag"] = etag
         if location is not None:
-            self.headers["location"] = location
+            whole["location"] = location
+        super().__init__(body, status, whole)
 
 
 def accepted(content: BaseModel | bytes, location: str, *, retry_after_s: int = 1, etag: str | None = None) -> Reply:

@@ -9,7 +9,7 @@ form has members needs a second look.
 import re
 from collections.abc import Hashable
 from functools import lru_cache
-from typing import Annotated, Final, TypeVar, cast
+from typing import Annotated, Any, Final, TypeVar, cast
 from unicodedata import is_normalized
 
 import orjson
@@ -71,20 +71,24 @@ def _measure(value: object) -> tuple[int, bool]:
 
     Raises `Invalid` where a limit is crossed.
     """
-    level, depth, values, members, large = [value], 0, 1, 0, False
+    level: list[Any] = [value]
+    depth, values, members, large = 0, 1, 0, False
     while level:
         depth += 1
         if depth > MAX_DEPTH:
             raise _beyond(f"It is nested more than {MAX_DEPTH} deep.")
-        inner: list[object] = []
+        inner: list[Any] = []
         for item in level:
-            if isinstance(item, dict):
+            kind = type(item)  # orjson makes no subclasses
+            if kind is str:
+                continue
+            if kind is dict:
                 members += len(item)
-                inner.extend(item.values())
-            elif isinstance(item, list):
-                inner.extend(item)
-            elif isinstance(item, int | float) and not -MAX_INT <= item <= MAX_INT:
-                if isinstance(item, int):
+                inner += item.values()
+            elif kind is list:
+                inner += item
+            elif (kind is int or kind is float) and not -MAX_INT <= item <= MAX_INT:
+                if kind is int:
                     raise _beyond("An integer is beyond 2^53.")
                 large = True
         values += len(inner)

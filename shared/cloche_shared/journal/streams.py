@@ -95,7 +95,11 @@ class Streams(Generic[S]):
         `at_least` is a position that the caller knows of, from an event: the bus may deliver a fact
         before the writer that recorded it goes on.
         """
-        present = self._cache.get(stream) or await self._load(stream)
+        present = self._cache.get(stream)
+        if present is not None and self._exclusive and present.seq >= at_least:
+            self._cache.move_to_end(stream)
+            return present
+        present = present or await self._load(stream)
         if not self._exclusive or present.seq < at_least:
             present = await self._catch_up(stream, present)
         self._keep(stream, present)
@@ -119,9 +123,9 @@ class Streams(Generic[S]):
 
         `decide` may run several times and raises a `ClocheError` to refuse. A request that has acted
         before is answered with its outcome. `check` gets the number of the document that is decided on and
-        may raise (`If-Match`). `new` promises that the stream has a fresh id, which
-        spares a read. Raises `Conflict` (`idempotency_key_reused`) when the request's id was used with
-        another fingerprint.
+        may raise (`If-Match`). `new` says that the stream most likely does not exist yet, which spares
+        a read; then `decide` must record something where there is nothing. Raises `Conflict`
+        (`idempotency_key_reused`) when the request's id was used with another fingerprint.
         """
         ask = _checked(decide, check)
         async with self._lock(stream):
@@ -199,7 +203,7 @@ class Streams(Generic[S]):
         answer = answer_document(written(effect)) if outcome is not None else None
         verdicts = await self._writer.append([effect] if answer is None else [effect, answer])
         if verdicts[0] is not Verdict.INSERTED:
-            return await self._catch_up(stream, present)
+            return await self._catch_up(stream, present if present.seq else await self._load(stream))
         state = present.state
         for fact in facts:
             state = self.kind.evolve(state, fact)
