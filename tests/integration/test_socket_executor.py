@@ -204,10 +204,10 @@ async def test_a_grant_is_waited_for_before_a_group_counts_as_lost(executors: Ex
 
 
 async def test_a_frozen_executor_is_as_good_as_none(executors: Executors, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link, "HEARTBEAT_S", 0.2)
-    monkeypatch.setattr(link, "GREETING_S", 0.3)
+    monkeypatch.setattr(link, "HEARTBEAT_S", 0.5)
+    monkeypatch.setattr(link, "GREETING_S", 1.0)
     executor = executors.start()
-    runner = SocketExecutor(executors.socket, "runner", patience=0.5)
+    runner = SocketExecutor(executors.socket, "runner", patience=1.0)
     process = await runner.start(sh("echo here; sleep 60"))
     await begun(process)
     executor.send_signal(signal.SIGSTOP)

@@ -44,6 +44,11 @@ class SocketExecutor:
         self._refused: tuple[float, Unavailable] | None = None
         self._is_closed = False
 
+    async def probe(self) -> str:
+        """Return who answers. Raises `Unavailable`."""
+        await self._asked(lambda link: link.ask("ping"))
+        return f"an executor at {self._path}"
+
     async def check(self) -> str | None:
         """Return what is wrong with the executor, None when it answers."""
         try:

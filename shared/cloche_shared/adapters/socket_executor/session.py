@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping
@@ -20,7 +21,7 @@ from cloche_shared.adapters.socket_executor.frames import (
 )
 from cloche_shared.adapters.socket_executor.messages import ID, PAGE, SECONDS, Members, error_members, spec_from
 from cloche_shared.adapters.socket_executor.room import Group, Room
-from cloche_shared.errors import ClocheError, Internal, Invalid, Throttled
+from cloche_shared.errors import ClocheError, Failed, Internal, Invalid, Throttled
 
 MOST_REQUESTS = 20_000
 """Requests in flight of one client; each process that is waited for is one, each log that is followed another."""
@@ -234,5 +235,7 @@ def _too_many() -> Throttled:
     return Throttled("too_many_requests", "Too many requests are open at the executor.")
 
 
-def _disk(error: OSError) -> ClocheError:
-    return Internal("executor_failed", "The executor failed at a request.", why=f"{error.strerror or error}.")
+def _disk(error: OSError) -> Failed:
+    """Return what keeps this node from it, as nodes say it: elsewhere it may go well."""
+    code = "disk_full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "storage_failed"
+    return Failed(code, "The executor's disk failed at a request.", why=f"{error.strerror or error}.")
