@@ -10,6 +10,8 @@ from pathlib import Path
 from cloche._errors import Unauthenticated
 
 DEFAULT_URL = "http://127.0.0.1:8571"
+LOG = "cloche.log"
+"""What a server in the background says, in its data folder."""
 POSITIONS_KEPT = 16
 POSITIONS_SECONDS = 600
 

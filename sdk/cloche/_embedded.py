@@ -22,12 +22,15 @@ from importlib import resources
 from pathlib import Path
 from tempfile import gettempdir
 
+from pydantic import Field
+
 import cloche_builder.wiring as builder
 import cloche_deployer.wiring as deployer
 import cloche_registry.wiring as registry
 import cloche_runner.wiring as runner
 import cloche_runtime
 from cloche import __version__
+from cloche._config import LOG
 from cloche_builder.settings import BuilderSettings
 from cloche_deployer.adapters.node_stage import BASE_ENV, NodeParts, NodeStage
 from cloche_deployer.settings import DeployerSettings
@@ -44,6 +47,7 @@ from cloche_shared.adapters.http_server import serve as serve_app
 from cloche_shared.adapters.interpreters import Interpreters
 from cloche_shared.adapters.local_executor import LocalExecutor
 from cloche_shared.adapters.local_node_files import LocalNodeFiles
+from cloche_shared.adapters.log_file import LogFile
 from cloche_shared.adapters.sqlite.file import SqliteFile
 from cloche_shared.adapters.system_clock import SystemClock
 from cloche_shared.adapters.system_random import SystemRandom
@@ -66,9 +70,14 @@ SECOND_CTRL_C = 3.0
 
 
 class EmbeddedSettings(Section):
-    """What holds for the process as a whole. `delay` holds back every delivery between services, in seconds."""
+    """What holds for the process as a whole.
+
+    `delay` holds back every delivery between services, in seconds.
+    `log_bytes`: so large `cloche.log` grows before it becomes `cloche.log.1`, in place of the former one; 0: no limit.
+    """
 
     delay: float = 0.0
+    log_bytes: int = Field(default=32 * 1024 * 1024, ge=0)
 
 
 class Settings(Section):
@@ -340,7 +349,7 @@ async def _serve(options: Options, ready: Callable[[Started], None], say: Callab
     home = options.home
     found = settings(home).value
     found = found.model_copy(update={"http": _http(options, found.http)})
-    log = _log(home)
+    log = _log(home, found.embedded.log_bytes)
     with FolderLock(home / "lock"):
         listener = listen(found.http)
         address: list[str] = []
@@ -401,14 +410,12 @@ def _started(home: Path, server: Server) -> Started:
     return started
 
 
-def _log(home: Path) -> Log:
+def _log(home: Path, limit: int) -> Log:
     """Return the process's log: readable on a terminal, else JSON lines to standard error."""
     import logging  # noqa: PLC0415 - set up once, here
 
-    def write(line: bytes) -> None:
-        os.write(2, line)
-
-    log = Log("cloche", write=write, clock=SystemClock(), pretty=sys.stderr.isatty(), scrubber=Scrubber())
+    file = LogFile(home / LOG, limit)
+    log = Log("cloche", write=file.write, clock=SystemClock(), pretty=sys.stderr.isatty(), scrubber=Scrubber())
     logging.basicConfig(handlers=[StdlibBridge(log)], level=logging.WARNING, force=True)
     log.say("debug", "home", f"The data folder is {home}.")
     return log

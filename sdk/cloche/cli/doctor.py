@@ -16,6 +16,7 @@ from typing import Final, Literal
 
 import typer
 
+from cloche._config import LOG
 from cloche._errors import ClocheError
 from cloche.cli import exits, processes
 from cloche.cli.options import command
@@ -230,9 +231,9 @@ def _server(home: Path) -> Check:
             ready = client.ready()
             client.nodes.list()
     except (ClocheError, OSError) as error:
-        return Check("server", "broken", f"{here.url} (process {here.pid}): {error}", f"See {home / processes.LOG}.")
+        return Check("server", "broken", f"{here.url} (process {here.pid}): {error}", f"See {home / LOG}.")
     if ready.get("status") != "ok":
-        return Check("server", "broken", f"not ready: {ready.get('failing')}", f"See {home / processes.LOG}.")
+        return Check("server", "broken", f"not ready: {ready.get('failing')}", f"See {home / LOG}.")
     return Check("server", "ok", f"ready at {here.url} (process {here.pid})")
 
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from cloche._config import LOG
 from cloche_shared.errors import ClocheError, Conflict, Failed, Internal, Invalid, Unavailable
 
 READY_SECONDS: Final = 60.0
-LOG: Final = "cloche.log"
 STATE: Final = "server.json"
 _PIECE: Final = 65_536
 _KINDS: Final = {
