@@ -7,6 +7,7 @@ import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import docker
@@ -75,7 +76,9 @@ def images(engine: docker.DockerClient, roles: list[Role]) -> dict[str, str]:
         made = {role.name: lanes.submit(image, engine, role) for role in roles}
         plugin = lanes.submit(compose)
         plugin.result()
-        return {name: each.result() for name, each in made.items()}
+        chosen = {name: each.result() for name, each in made.items()}
+    forget(engine)
+    return chosen
 
 
 def build(engine: docker.DockerClient, role: Role) -> str:
@@ -173,6 +176,17 @@ def root(engine: docker.DockerClient, packages: tuple[str, ...]) -> str:
 def release() -> str:
     lines = Path("/etc/os-release").read_text().splitlines()
     return next(line.partition("=")[2].strip('"') for line in lines if line.startswith("VERSION_CODENAME="))
+
+
+def forget(engine: docker.DockerClient) -> None:
+    """Remove all but the two newest local images of each role; those of running containers stay."""
+    for role in ROLES.values():
+        repository = role.local.partition(":")[0]
+        found = sorted(engine.images.list(repository), key=lambda each: str(each.attrs["Created"]), reverse=True)
+        for old in found[2:]:
+            with suppress(APIError):
+                for tag in old.tags:
+                    engine.images.remove(tag)
 
 
 def compose() -> Path | None:
