@@ -16,6 +16,7 @@ from cloche_shared.errors import Unavailable
 from cloche_shared.http.exchange import Exchange
 from cloche_shared.journal.commit import Actor, Commit, Origin, StreamId
 from cloche_shared.journal.writer import Writer
+from cloche_shared.lifecycle import Lifecycle
 from cloche_shared.ports.journal import Document
 
 KIND: Final = "denial"
@@ -51,6 +52,7 @@ class Denials:
     def __init__(self, writer: Writer, monotonic: Callable[[], float], service: str) -> None:
         self._writer = writer
         self._monotonic = monotonic
+        self._service = service
         self._actor = Actor(f"service:{service}")
         self._counts: dict[Kind, _Count] = {}
         self._some = asyncio.Event()
@@ -71,6 +73,11 @@ class Denials:
         found.last_at = now
         found.count += 1
         self._some.set()
+
+    def start(self, lifecycle: Lifecycle) -> None:
+        """Write what is counted while the service lives, and the rest at its end."""
+        lifecycle.spawn(f"{self._service} denials", self.run())
+        lifecycle.at_end(f"{self._service} denials", self.flush)
 
     async def run(self) -> None:
         """Write what was counted, for ever."""

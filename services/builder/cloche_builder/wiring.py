@@ -25,6 +25,7 @@ from cloche_shared.adapters.uv_resolver import UvResolver
 from cloche_shared.bus.dispatch import TRANSIENT, BatchConsumer, Consumer
 from cloche_shared.bus.projector import Projection, Projector
 from cloche_shared.bus.relay import Relay
+from cloche_shared.denials import Denials
 from cloche_shared.http.elsewhere import Elsewhere
 from cloche_shared.journal.commit import StreamId
 from cloche_shared.journal.streams import Streams
@@ -99,7 +100,10 @@ class BuilderService:
         reader = Reader(self.builds, self.requests, own.logs, platform.blobs, mine=own.holder)
         parts = ApiParts(self.requests, reader, platform.views, platform.random, platform.installation, own.elsewhere)
         self.reader = reader
-        self._surface = Surface(router=make_router(parts), checks={"builder lease": self._check})
+        self._denials = Denials(writer, platform.clock.monotonic, "builder")
+        self._surface = Surface(
+            router=make_router(parts), checks={"builder lease": self._check}, finished=self._denials.note
+        )
 
     @property
     def surface(self) -> Surface:
@@ -146,6 +150,7 @@ class BuilderService:
             _run(lifecycle, one)
         if self._settings.sweep_lists_s:
             lifecycle.spawn("builder sweep", self._sweep(projector))
+        self._denials.start(lifecycle)
         lifecycle.spawn("builder signals", self.builds.signals.follow(platform.bus))
         lifecycle.spawn("builder lease", self._tenure.run())
         lifecycle.spawn("builder driver", self._driver.run())

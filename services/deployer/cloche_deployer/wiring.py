@@ -21,6 +21,7 @@ from cloche_shared.access import AccessTable, FailureGate
 from cloche_shared.bus.dispatch import TRANSIENT
 from cloche_shared.bus.projector import Projector
 from cloche_shared.bus.relay import Relay
+from cloche_shared.denials import Denials
 from cloche_shared.http.elsewhere import Elsewhere
 from cloche_shared.journal.commit import StreamId
 from cloche_shared.journal.streams import Streams
@@ -124,7 +125,13 @@ class Deployer:
             guard=KeyGuard(gate),
             onward=PeerOnward(extras.elsewhere) if extras.elsewhere is not None else None,
         )
-        self._surface = Surface(router=service_router(parts), ahead=(self.scoring,), figures=self.driver.figures)
+        self._denials = Denials(writer, platform.clock.monotonic, "deployer")
+        self._surface = Surface(
+            router=service_router(parts),
+            ahead=(self.scoring,),
+            figures=self.driver.figures,
+            finished=self._denials.note,
+        )
 
     @property
     def name(self) -> str:
@@ -156,6 +163,7 @@ class Deployer:
     def _start_shared(self, lifecycle: Lifecycle) -> None:
         """Start what only several processes on one journal need."""
         extras, platform = self._extras, self._platform
+        self._denials.start(lifecycle)
         lifecycle.spawn("deployer-follow", self._follow())
         lifecycle.spawn("deployer-look-again", self._look_again())
         if extras.node and extras.address:

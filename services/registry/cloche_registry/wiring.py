@@ -96,8 +96,7 @@ class Registry:
         consumers = (listeners.resolver(resolver), listeners.lists(self._projector), listeners.runs(self._runs))
         for consumer in consumers:
             _run(lifecycle, consumer)
-        lifecycle.spawn("registry.denials", self._denials.run())
-        lifecycle.at_end("registry.denials", self._denials.flush)
+        self._denials.start(lifecycle)
         lifecycle.spawn("registry.access", feed_access(platform.bus, platform.access))
         if self._settings.sweep_every_s:
             lifecycle.spawn("registry.sweep", self._sweep(self._projector))

@@ -23,6 +23,7 @@ from cloche_shared.adapters.sharing import PRIVATE, Sharing
 from cloche_shared.bus.dispatch import TRANSIENT, BatchConsumer, Consumer
 from cloche_shared.bus.projector import Projection, Projector
 from cloche_shared.bus.relay import Relay
+from cloche_shared.denials import Denials
 from cloche_shared.http.elsewhere import Elsewhere
 from cloche_shared.journal.commit import StreamId
 from cloche_shared.journal.streams import Streams
@@ -115,7 +116,9 @@ class Runner:
             code_version=CODE_VERSION,
             rest=LISTS_REST_S,
         )
-        self._surface = Surface(router(self.commands, self.reading, self.scheduling, platform, elsewhere))
+        self._denials = Denials(writer, platform.clock.monotonic, "runner")
+        routes = router(self.commands, self.reading, self.scheduling, platform, elsewhere)
+        self._surface = Surface(routes, finished=self._denials.note)
 
     def _driver(self, node: NodePorts | None) -> Driver | None:
         if node is None:
@@ -147,6 +150,7 @@ class Runner:
             await self.driver.join()
         if self._relay is not None:
             lifecycle.spawn("runner-relay", self._relay.run())
+        self._denials.start(lifecycle)
         lifecycle.spawn("runner-answers", self._answers.run())
         lifecycle.spawn("runner-lists", self._lists.run())
         lifecycle.spawn("runner-scheduling", self.scheduling.run())
