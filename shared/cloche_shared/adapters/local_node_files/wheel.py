@@ -238,8 +238,11 @@ class _Reader:
     def _installed(
         self, members: tuple[Member, ...], record: dict[str, tuple[str, str]]
     ) -> Iterator[tuple[str, str, str]]:
+        inside = f"{self._site}/"
         for member in members:
-            yield posixpath.relpath(member.path, self._site), *record[member.name]
+            own = member.path.startswith(inside)
+            path = member.path.removeprefix(inside) if own else posixpath.relpath(member.path, self._site)
+            yield path, *record[member.name]
 
     def _warnings(self, members: tuple[Member, ...]) -> Iterator[str]:
         for member in members:
