@@ -15,6 +15,7 @@ from cloche_shared.adapters.memory_journal import MemoryJournal
 from cloche_shared.adapters.sqlite import SqliteFile
 from cloche_shared.journal.large import LargeJournal
 from cloche_shared.ports.journal import Document, Journal, Verdict
+from tests.environments.mongo import mongo_store
 
 INSERTED, DUPLICATE, SKIPPED = Verdict.INSERTED, Verdict.DUPLICATE, Verdict.SKIPPED
 
@@ -23,9 +24,12 @@ def document(name: str, seq: int = 1, body: bytes = b"{}", topic: str = "cloche.
     return Document(f"run/default/{name}/{seq:012d}", body, topic, f"run/default/{name}")
 
 
-@pytest.fixture(params=["sqlite", "memory", "memory not atomic", "large on sqlite", "large in memory"])
+@pytest.fixture(params=["sqlite", "memory", "memory not atomic", "large on sqlite", "large in memory", "mongo"])
 async def journal(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Journal]:
-    if request.param.endswith("sqlite"):
+    if request.param == "mongo":
+        async with mongo_store(request.getfixturevalue("mongo_server")) as store:
+            yield store.journal
+    elif request.param.endswith("sqlite"):
         file = await SqliteFile.open(tmp_path / "cloche.db")
         blobs = FileBlobStore(tmp_path / "blobs")
         plain = file.journal("runner")

@@ -8,11 +8,15 @@ import pytest
 from cloche_shared.adapters.memory_leases import MemoryLeases
 from cloche_shared.adapters.sqlite import SqliteFile
 from cloche_shared.ports.journal import Lease, Leases
+from tests.environments.mongo import mongo_store
 
 
-@pytest.fixture(params=["sqlite", "memory"])
+@pytest.fixture(params=["sqlite", "memory", "mongo"])
 async def leases(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Leases]:
-    if request.param == "sqlite":
+    if request.param == "mongo":
+        async with mongo_store(request.getfixturevalue("mongo_server")) as store:
+            yield store.leases
+    elif request.param == "sqlite":
         file = await SqliteFile.open(tmp_path / "cloche.db")
         yield file.leases("runner")
         await file.close()

@@ -9,15 +9,19 @@ import pytest
 from cloche_shared.adapters.memory_views import MemoryViews
 from cloche_shared.adapters.sqlite import SqliteFile
 from cloche_shared.ports.views import Row, Views
+from tests.environments.mongo import mongo_store
 
 
 def row(key: str, seq: int = 1, sort: str = "", facet: str = "", *, project: str = "default") -> Row:
     return Row("runs", project, key, seq, sort or key, f'{{"seq":{seq}}}'.encode(), facet)
 
 
-@pytest.fixture(params=["sqlite", "memory"])
+@pytest.fixture(params=["sqlite", "memory", "mongo"])
 async def views(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Views]:
-    if request.param == "sqlite":
+    if request.param == "mongo":
+        async with mongo_store(request.getfixturevalue("mongo_server")) as store:
+            yield store.views
+    elif request.param == "sqlite":
         file = await SqliteFile.open(tmp_path / "cloche.db")
         yield file.views("runner")
         await file.close()
