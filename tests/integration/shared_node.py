@@ -30,7 +30,7 @@ from cloche_shared.ports.executor import ProcessSpec
 from cloche_shared.store.hashing import lock_digest
 
 SCRIPT = """
-import alpha, os, sys
+import alpha, os, socket, sys
 def tried(step):
     try:
         step()
@@ -57,6 +57,9 @@ print(os.getuid(), os.getgid(), alpha.__name__, sys.prefix == os.environ["PREFIX
 print(tried(lambda: write(alpha.__file__)), tried(lambda: write(node + "/prefixes/new")))
 print(tried(lambda: write(node + "/work/new")), tried(lambda: os.unlink(os.environ["JOURNAL"])))
 print(tried(lambda: os.listdir(node + "/store")), tried(lambda: os.listdir(node + "/tmp")))
+executor = socket.socket(socket.AF_UNIX)
+executor.connect(sys.argv[2])
+print("executor_refused" in executor.recv(4096).decode(), tried(lambda: open("/proc/1/environ").read()))
 print(tried(lambda: write("/usr/new")), tried(lambda: write(node + "/new")), tried(lambda: os.listdir(node + "/work")))
 """
 SCORE = "def init():\n    pass\ndef run(data):\n    return data\n"
@@ -90,6 +93,7 @@ class Home:
 
     root: Path
     sockets: Path
+    socket: Path
     executor: SocketExecutor
     files: LocalNodeFiles
     sharing: Sharing
@@ -105,7 +109,7 @@ async def run(home: Home, blobs: MemoryBlobs) -> dict[str, object]:
     paths = await attempts.prepare("run-1")
     env = {"PATH": BIN, "TMPDIR": str(paths.tmp), "UPLOADS": str(paths.uploads), "JOURNAL": str(paths.journal)}
     env["PREFIX"] = str(prefix.path)
-    argv = [str(prefix.python), "main.py", str(home.root)]
+    argv = [str(prefix.python), "main.py", str(home.root), str(home.socket)]
     writes = [paths.uploads, paths.home, paths.tmp]
     process = await home.executor.start(ProcessSpec("run-1", "runner", argv, cwd, env, writes=writes))
     ended = await process.wait()
@@ -184,7 +188,7 @@ async def main(step: str, data: Path, socket: str) -> None:
     with held_node(data, "n1", owner, sharing) as node:
         executor = SocketExecutor(Path(socket), owner)
         files = LocalNodeFiles(node.root, Interpreters(path=""), sharing=sharing)
-        home = Home(node.root, node.sockets, executor, files, sharing)
+        home = Home(node.root, node.sockets, Path(socket), executor, files, sharing)
         try:
             sys.stdout.write(json.dumps({"uid": os.getuid(), **await work(home, MemoryBlobs())}))
         finally:

@@ -73,6 +73,7 @@ async def test_a_run_of_another_user_leaves_what_the_service_can_take_and_remove
             f"{denied} {denied}",
             f"{denied} {denied}",
             f"{denied} {denied}",
+            f"True {denied}",
             f"Read-only file system {denied} done",
         ],
         "outputs": ["outputs/deep/er/file.txt", "outputs/private.txt", "outputs/shut/file.txt"],
