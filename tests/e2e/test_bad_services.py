@@ -46,7 +46,7 @@ def refuses(client: Client, name: str, script: Path, code: str, *, names: str = 
     assert not re.search(r'File "/', found.error.message)
     with pytest.raises(ClocheError) as caught:
         client.services.score(name, {})
-    assert caught.value.code == "service_unavailable", caught.value
+    refused(caught.value, "service_unavailable", names=code)
     client.services.delete(name)
 
 
@@ -115,6 +115,18 @@ def test_a_name_that_is_taken(topology: Topology, client: Client, script: Script
         body = {"name": name, "entry_script": "score.py", "snapshot": client.snapshot(score.parent).digest}
         problem(rest.post("/api/v1/services", json=body), 409, "service_exists")
     client.services.wait(name, timeout=PATIENCE)
+    client.services.delete(name)
+
+
+def test_a_deployment_that_failed_is_repeated_by_the_same_command(
+    topology: Topology, client: Client, script: Scripts, unique: Names
+) -> None:
+    name, score = unique("again"), script("def init(): raise ValueError('not yet')\ndef run(data): return data\n")
+    command = ("deploy", score, "--name", name, "--cpus", "0.1", "--memory", "64MiB")
+    assert "not yet" in topology.cli(*command, code=None).err
+    score.write_text(ECHO)
+    topology.cli(*command)
+    assert client.services.score(name, {"data": 1}) == '{"data":1}'
     client.services.delete(name)
 
 

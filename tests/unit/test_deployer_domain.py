@@ -96,6 +96,15 @@ def test_a_name_is_taken_until_it_is_given_up() -> None:
     assert (again.incarnation, again.latest, again.active) == (2, 2, 0)
 
 
+def test_a_service_that_failed_is_deployed_again_under_its_name_and_keys() -> None:
+    state = after(ServiceState(), decide_deploy(ServiceState(), spec(), References()))
+    state = after(state, decide_failed(state, 1, Problem(code="init_failed", message="no")))
+    again = after(state, decide_deploy(state, spec(), References()))
+    assert (again.status, again.latest, again.incarnation, again.keys) == ("Transitioning", 2, 1, state.keys)
+    with pytest.raises(Conflict):
+        decide_deploy(again, spec(), References())
+
+
 def test_an_update_takes_the_traffic_only_when_its_workers_are_healthy() -> None:
     state = deployed()
     state = after(state, decide_update(state, spec(workers=2), References()))

@@ -196,8 +196,8 @@ def _deployed(state: ServiceState, fact: ServiceDeployed) -> ServiceState:
 
 
 def decide_deploy(state: ServiceState, spec: ServiceSpec, references: References) -> Decision:
-    """Take the name. Raises `Conflict` (`service_exists`)."""
-    if state.exists:
+    """Take the name, or try again what has failed: it keeps its keys. Raises `Conflict` (`service_exists`)."""
+    if state.exists and state.status != "Failed":
         raise Conflict(
             "service_exists",
             "A service of this name exists.",
