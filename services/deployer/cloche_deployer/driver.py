@@ -201,6 +201,7 @@ class Driver:
             self._routes.put(tended.target)
         tended.target.rekey(digests)
         tended.target.settings = settings
+        tended.target.reason = _reason(state)
         tended.target.node = self._other_node(state)
         if tended.target.node:
             tended.target.switch(None)  # whoever is being answered here keeps the pool until it is drained
@@ -348,3 +349,11 @@ class Driver:
                 await pool.stop()
         finally:
             self._draining.discard(pool)
+
+
+def _reason(state: ServiceState) -> str:
+    """Return why a failed service cannot answer, in a line for those who score: its traceback is for its owner."""
+    problem = state.newest.problem
+    if state.status != "Failed" or problem is None:
+        return ""
+    return f"It has failed ({problem.code}): {problem.message.partition(chr(10))[0]}"

@@ -223,7 +223,10 @@ class ScoringApp:
 
 def _serving(target: ServiceTarget) -> WorkerPool:
     if target.pool is None:
-        raise Unavailable("service_unavailable", "The service has no revision that can answer yet.")
+        what = "The service cannot answer." if target.reason else "The service has no revision that can answer yet."
+        known = "See `cloche service show` and the service's log, correct it, and deploy it again."
+        todo = known if target.reason else "Wait until `cloche service show` says that it is healthy."
+        raise Unavailable("service_unavailable", what, why=target.reason, todo=todo)
     return target.pool
 
 
@@ -237,7 +240,11 @@ def _check_room(pool: WorkerPool) -> None:
 
 def _only(name: str, targets: list[ServiceTarget]) -> ServiceTarget:
     if not targets:
-        raise NotFound("service_not_found", f"There is no service {name!r} in your projects.")
+        raise NotFound(
+            "service_not_found",
+            f"There is no service {name!r} in your projects.",
+            todo="`cloche service list` shows those there are; `cloche deploy` makes one.",
+        )
     if len(targets) > 1:
         raise Invalid(
             "ambiguous_project",

@@ -33,10 +33,11 @@ class TargetSettings:
 class ServiceTarget:
     """One service. `pool` is swapped as a whole: a request takes the pool at the moment of dispatch.
 
-    `node` is the other node that answers; empty when this replica does.
+    `node` is the other node that answers; empty when this replica does. `reason` is why nothing can answer,
+    when that is known.
     """
 
-    __slots__ = ("_digests", "name", "node", "pool", "project", "settings")
+    __slots__ = ("_digests", "name", "node", "pool", "project", "reason", "settings")
 
     def __init__(
         self, project: str, name: str, digests: Iterable[bytes], pool: WorkerPool | None, settings: TargetSettings
@@ -45,6 +46,7 @@ class ServiceTarget:
         self.name = name
         self.pool = pool
         self.node = ""
+        self.reason = ""
         self.settings = settings
         self._digests = tuple(digests)
 
