@@ -2,10 +2,17 @@
 
 import asyncio
 import gc
+from collections.abc import Iterator
 
 import pytest
 
-from cloche_shared.adapters.garbage import look_again, short_pauses
+from cloche_shared.adapters.garbage import THRESHOLDS, look_again, short_pauses
+
+
+@pytest.fixture(autouse=True)
+def nothing_aside() -> Iterator[None]:
+    yield
+    gc.unfreeze()
 
 
 def test_what_survives_a_full_collection_is_put_aside() -> None:
@@ -25,9 +32,13 @@ def test_a_young_collection_puts_nothing_aside() -> None:
         assert gc.get_freeze_count() <= before
 
 
-def test_nothing_stays_aside_afterwards() -> None:
+def test_afterwards_python_collects_as_before() -> None:
+    before = gc.get_threshold()
     with short_pauses():
-        gc.collect()
+        assert gc.get_threshold() == THRESHOLDS
+    assert gc.get_threshold() == before
+    gc.unfreeze()
+    gc.collect()
     assert gc.get_freeze_count() == 0
 
 

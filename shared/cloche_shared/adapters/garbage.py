@@ -28,7 +28,10 @@ def _put_aside(phase: Literal["start", "stop"], info: dict[str, int]) -> None:
 
 @contextmanager
 def short_pauses() -> Iterator[None]:
-    """Put aside what is there now, and what survives each full collection, until the block is left."""
+    """Put aside what is there now, and, until the block is left, what survives each full collection.
+
+    What is aside stays there: a process that ends afterwards need not look at it once more.
+    """
     gc.freeze()
     before = gc.get_threshold()
     gc.set_threshold(*THRESHOLDS)
@@ -38,7 +41,6 @@ def short_pauses() -> Iterator[None]:
     finally:
         gc.callbacks.remove(_put_aside)
         gc.set_threshold(*before)
-        gc.unfreeze()
 
 
 async def look_again(every_s: float = LOOK_AGAIN_S) -> None:
