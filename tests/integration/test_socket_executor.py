@@ -116,6 +116,16 @@ async def test_without_an_executor_nothing_can_be_started(executors: Executors, 
     assert (await (await runner.start(sh("exit 3"))).wait()).code == 3
 
 
+async def test_a_start_waits_for_an_executor_that_is_restarted(executors: Executors) -> None:
+    runner = SocketExecutor(executors.socket, "runner", patience=20.0)
+    starting = asyncio.create_task(runner.start(sh("exit 3")))
+    await asyncio.sleep(0.2)
+    assert not starting.done()
+    await asyncio.to_thread(executors.start)
+    assert (await (await starting).wait()).code == 3
+    await runner.close()
+
+
 async def test_a_stopped_executor_ends_its_groups_as_lost(executors: Executors, runner: SocketExecutor) -> None:
     executor = executors.start()
     process = await runner.start(sh("echo here; sleep 60"))

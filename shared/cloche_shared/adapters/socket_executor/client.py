@@ -20,6 +20,7 @@ ANSWER_S = 40.0
 MOST_PAGES = 400
 _TRIES = 2
 _CALM_S = 0.05
+_OFTEN_S = 0.1
 
 T = TypeVar("T")
 
@@ -27,10 +28,11 @@ T = TypeVar("T")
 class SocketExecutor:
     """Groups of one owner, held by the executor that listens at `path`.
 
-    After `patience` seconds without it (and no earlier than the last grant of a group ran out) its
-    groups count as lost: with its container all of them have ended, and without a grant's renewal
-    their supervisors end them. What comes back later is ended as soon as it can be told. Bytes of a
-    log beyond `longest_log` are not believed.
+    A start and an adoption wait for it for `patience` seconds, so that its restart costs no attempt.
+    After as many seconds without it (and no earlier than the last grant of a group ran out) its groups
+    count as lost: with its container all of them have ended, and without a grant's renewal their
+    supervisors end them. What comes back later is ended as soon as it can be told. Bytes of a log
+    beyond `longest_log` are not believed.
     """
 
     def __init__(self, path: Path, owner: str, *, patience: float = PATIENCE_S, longest_log: int = LONGEST_LOG) -> None:
@@ -60,6 +62,7 @@ class SocketExecutor:
     async def start(self, spec: ProcessSpec) -> Process:
         if spec.owner != self._owner:
             raise Invalid("foreign_owner", f"This connection starts no processes of {spec.owner}.")
+        await self._awaited()
         answer = await self._asked(lambda link: link.ask("start", spec=spec_members(spec)))
         present = _present(lambda: Present(answer.inner("process"), self.longest_log))
         if present.id != spec.id:
@@ -69,6 +72,7 @@ class SocketExecutor:
     async def adopt(self, owner: str) -> list[Process]:
         if owner != self._owner:
             return []  # others' groups cannot be seen from here
+        await self._awaited()
         found: list[Present] = []
         after = ""
         for _ in range(MOST_PAGES):
@@ -119,6 +123,19 @@ class SocketExecutor:
         else:
             process.hear(present)
         return process
+
+    async def _awaited(self) -> None:
+        """Wait until the executor can be reached. Raises `Unavailable` when it comes too late."""
+        until = time.monotonic() + self.patience
+        while True:
+            try:
+                await self.link()
+            except Unavailable:
+                if self._is_closed or time.monotonic() >= until:
+                    raise
+                await asyncio.sleep(_OFTEN_S)
+            else:
+                return
 
     async def _asked(self, question: Callable[[Link], Awaitable[T]]) -> T:
         """Return an answer; a connection that breaks meanwhile is opened again once. Raises `Unavailable`."""
