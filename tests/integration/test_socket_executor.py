@@ -274,24 +274,28 @@ async def test_a_slow_reader_holds_back_nobody(executors: Executors, runner: Soc
     assert max(rest) <= 256 * 1024
 
 
-@needs_root
-async def test_as_first_process_the_executor_reaps_what_is_left_behind(runner: SocketExecutor) -> None:
+@pytest.fixture
+def contained() -> Iterator[Executors]:
     with volume(64000, ("executor", 64001), ("scratch", 0)) as folder:
         found = Executors(folder / "executor", more=["--client", "runner=0"])
         found.before = as_user(64001, 64000, folder / "scratch", contained=True)
-        unshare = found.start()
-        executor = procfs.descendants(unshare.pid)[0]
-        runner = SocketExecutor(found.socket, "runner")
-        process = await runner.start(sh("sleep 0.5; exit 6"))
-        (nursery,) = (pid for pid in procfs.descendants(executor) if _is_child(pid, executor))
-        os.kill(nursery, signal.SIGKILL)
-        assert (await process.wait()).code == 6
-        assert (await (await runner.start(sh("exit 8", process_id="next"))).wait()).code == 8
-        await asyncio.sleep(0.2)
-        below = [procfs.stat(pid) for pid in procfs.descendants(executor)]
-        assert [one.state for one in below if one is not None and one.state == b"Z"] == []
-        await runner.close()
+        yield found
         found.close()
+
+
+@needs_root
+async def test_as_first_process_the_executor_reaps_what_is_left_behind(contained: Executors) -> None:
+    executor = procfs.descendants(contained.start().pid)[0]
+    runner = SocketExecutor(contained.socket, "runner")
+    process = await runner.start(sh("sleep 0.5; exit 6"))
+    (nursery,) = (pid for pid in procfs.descendants(executor) if _is_child(pid, executor))
+    os.kill(nursery, signal.SIGKILL)
+    assert (await process.wait()).code == 6
+    assert (await (await runner.start(sh("exit 8", process_id="next"))).wait()).code == 8
+    await asyncio.sleep(0.2)
+    below = [procfs.stat(pid) for pid in procfs.descendants(executor)]
+    assert [one.state for one in below if one is not None and one.state == b"Z"] == []
+    await runner.close()
 
 
 def _is_child(pid: int, parent: int) -> bool:
