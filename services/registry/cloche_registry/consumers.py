@@ -29,6 +29,8 @@ from cloche_shared.ports.views import Row, Views
 
 RUNS_SEEN: Final = "runs.seen"
 RUNS_ENDED: Final = "runs.ended"
+RUNS_REST_S: Final = 0.03
+"""Seconds between two writes of the copy: what a short run goes through meanwhile is written once."""
 _TERMINAL: Final = frozenset(fact_type(fact) for fact in (RunCompleted, RunFailed, RunCanceled))
 _ASKING: Final = (RunSubmitted, ServiceSubmitted, BuildSubmitted)
 
@@ -110,10 +112,14 @@ class Listeners:
 
     def runs(self, runs: RunViews) -> BatchConsumer:
         """Return what keeps the copy of runs."""
-        return self._batch("registry.runs", [TOPICS["run"]], runs)
+        return self._batch("registry.runs", [TOPICS["run"]], runs, rest=RUNS_REST_S)
 
-    def _batch(self, group: str, topics: list[str], handle: Projector | RunViews) -> BatchConsumer:
-        return BatchConsumer(self._bus, group, topics, handle, random=self._random, code_version=self._code_version)
+    def _batch(
+        self, group: str, topics: list[str], handle: Projector | RunViews, *, rest: float = 0.0
+    ) -> BatchConsumer:
+        return BatchConsumer(
+            self._bus, group, topics, handle, random=self._random, code_version=self._code_version, rest=rest
+        )
 
 
 def list_projector(views: Views, environments: Environments, models: Models) -> Projector:

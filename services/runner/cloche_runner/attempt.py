@@ -142,12 +142,17 @@ class Attempt:
     async def _start(self, run: Run) -> Process:
         if run.phase != "claimed":
             raise Unavailable("process_lost", "Its process is gone from this node.")
-        spec = await self._unless_canceled(self._prepare(run))
-        await self._unless_canceled(self._still_held())
+        spec = await self._unless_canceled(self._ready(run))
         self.process = process = await self._parts.executor.start(spec)
         self.known.set()
         await self._permit.apply(process)
         return process
+
+    async def _ready(self, run: Run) -> ProcessSpec:
+        """Prepare everything, and return once the process may be started."""
+        spec = await self._prepare(run)
+        await self._still_held()
+        return spec
 
     async def _still_held(self) -> None:
         """Return once the run is known to be held under one grant of the lease, so nobody took it over.
