@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 UV     := $(BIN)/uv
 
-.PHONY: help demo test check format bench simulate clean unit integration e2e release reference environments
+.PHONY: help demo test check format bench simulate clean unit integration e2e release reference environments servers
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -44,6 +44,9 @@ format: $(VENV)/.dev  ## format and fix what can be fixed
 environments: $(VENV)/.dev  ## a Docker engine and the images of the real servers that tests start
 	$(BIN)/python -m tests.environments build
 
+servers: $(VENV)/.dev
+	@$(BIN)/python -m tests.environments build --if-possible
+
 unit: $(VENV)/.dev  ## unit and contract tests
 	$(BIN)/python -m pytest -q -n 2 tests/unit tests/contract
 
@@ -60,7 +63,7 @@ e2e: $(VENV)/.dev  ## the behaviour suite, then once more with every delivery de
 release: $(VENV)/.dev  ## wheel and sdist in empty environments; README and tutorial as typed
 	$(BIN)/python -m pytest -q tests/release
 
-test: environments unit simulate integration e2e release  ## everything that can fail
+test: servers unit simulate integration e2e release  ## everything that can fail
 
 bench: $(VENV)/.dev  ## measure, each figure beside its ceiling
 	$(BIN)/python -m benchmarks

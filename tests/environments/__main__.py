@@ -20,6 +20,14 @@ def building(roles: list[str]) -> None:
         say(f"{name}: {image}")
 
 
+def possibly(roles: list[str]) -> None:
+    """Set up what can be had here; the tests that need the rest say so when they are skipped."""
+    try:
+        building(roles)
+    except NotPossible as error:
+        say(f"tests on real servers will be skipped: {error}")
+
+
 def environment() -> None:
     """Print the shell's lines that choose the engine and the images: eval "$(python -m tests.environments env)"."""
     client = engine.client()
@@ -53,14 +61,23 @@ def status() -> None:
     sys.stdout.write(json.dumps(told, indent=2) + "\n")
 
 
+def down() -> None:
+    """Stop the servers that `up` started, unless a test run uses them."""
+    if engine.answers():
+        sharing.down(everything=False)
+
+
 def clean() -> None:
     """Remove every container that tests started, and stop the engine if it is ours. Images stay."""
-    sharing.down(everything=True)
+    if engine.answers():
+        sharing.down(everything=True)
     engine.down()
 
 
 def rest() -> None:
     """Clean up after runs that are gone; stop the engine if it is ours and nothing uses it."""
+    if not engine.answers():
+        return
     sharing.sweep()
     left = [found.name for found in sharing.containers()]
     if left:
@@ -73,11 +90,13 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m tests.environments", description=__doc__)
     commands = made.add_subparsers(dest="command", required=True)
     for name, text in (("build", building.__doc__), ("up", up.__doc__)):
-        commands.add_parser(name, help=text).add_argument("roles", nargs="*", metavar="ROLE")
+        each = commands.add_parser(name, help=text)
+        each.add_argument("roles", nargs="*", metavar="ROLE")
+        each.add_argument("--if-possible", action="store_true", help="succeed where something cannot be had")
     for name, text in (
         ("env", environment.__doc__),
         ("status", status.__doc__),
-        ("down", "Stop the servers that `up` started, unless a test run uses them."),
+        ("down", down.__doc__),
         ("rest", rest.__doc__),
         ("clean", clean.__doc__),
         ("watch", "Clean up after test runs that end or crash, then leave."),
@@ -87,11 +106,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
-    "build": lambda asked: building(asked.roles),
+    "build": lambda asked: possibly(asked.roles) if asked.if_possible else building(asked.roles),
     "up": lambda asked: up(asked.roles),
     "env": lambda _: environment(),
     "status": lambda _: status(),
-    "down": lambda _: sharing.down(everything=False),
+    "down": lambda _: down(),
     "rest": lambda _: rest(),
     "clean": lambda _: clean(),
     "watch": lambda _: sharing.watch(),

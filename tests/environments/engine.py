@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -25,7 +26,7 @@ PACKAGES = ("docker.io", "iptables", "mmdebstrap")
 def client() -> docker.DockerClient:
     """This process's client of the engine that answers: the user's, else ours. Raises NotPossible when none does."""
     for address in addresses():
-        if address.startswith("unix://") and not Path(address.removeprefix("unix://")).is_socket():
+        if not accepts(address):
             continue
         try:
             found = docker.DockerClient(base_url=address, version="auto", timeout=120)
@@ -34,6 +35,26 @@ def client() -> docker.DockerClient:
         point_at(address)
         return found
     raise NotPossible("No Docker engine answers. Start Docker, or run `make environments` (Debian, as root).")
+
+
+def answers() -> bool:
+    try:
+        client()
+    except NotPossible:
+        return False
+    return True
+
+
+def accepts(address: str) -> bool:
+    """Whether something listens on a Unix socket; docker's client would leave a refused one open."""
+    if not address.startswith("unix://"):
+        return True
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(address.removeprefix("unix://"))
+        except OSError:
+            return False
+    return True
 
 
 def close() -> None:
@@ -108,8 +129,9 @@ def at(program: str) -> str | None:
 
 def start() -> None:
     say("engine: starting dockerd")
-    RUN.mkdir(mode=0o700, exist_ok=True)
-    PID.unlink(missing_ok=True)
+    RUN.mkdir(mode=0o700, parents=True, exist_ok=True)
+    forget(PID, "dockerd")
+    forget(RUN / "exec" / "containerd" / "containerd.pid", "containerd")
     settings = {
         "hosts": [f"unix://{SOCKET}"],
         "data-root": str(cache() / "engine"),
@@ -132,25 +154,34 @@ def start() -> None:
     for _ in range(300):
         if daemon.poll() is not None:
             break
-        try:
-            docker.DockerClient(base_url=f"unix://{SOCKET}", version="auto").close()
-        except DockerException:
-            time.sleep(0.1)
-        else:
+        if accepts(f"unix://{SOCKET}"):
             return
+        time.sleep(0.1)
     last = "\n".join(log.read_text(errors="replace").splitlines()[-8:])
     raise NotPossible(f"dockerd did not start; its log {log} ends with:\n{last}")
 
 
+def forget(file: Path, program: str) -> None:
+    """Remove what an engine that was killed left, lest a process that has its number now be taken for its part."""
+    try:
+        number = file.read_text().strip()
+    except FileNotFoundError:
+        return
+    try:
+        name = Path(f"/proc/{number}/comm").read_text().strip()
+    except OSError:
+        name = ""
+    if name != program:
+        file.unlink(missing_ok=True)
+
+
 def down() -> None:
     """Stop the engine that `start` started; its images stay."""
+    forget(PID, "dockerd")
     if not PID.exists():
         return
     number = int(PID.read_text())
-    try:
-        os.kill(number, signal.SIGTERM)
-    except ProcessLookupError:
-        return
+    os.kill(number, signal.SIGTERM)
     for _ in range(200):
         if not PID.exists():
             return

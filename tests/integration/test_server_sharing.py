@@ -17,6 +17,8 @@ from tests.environments.catalogue import ROLES
 from tests.environments.fixtures import Start
 from tests.environments.places import NotPossible
 
+# Each starts interpreters that start containers, beside the other tests of this machine.
+pytestmark = pytest.mark.timeout(180)
 ROOT = Path(__file__).parents[2]
 RUN = """
 import sys
