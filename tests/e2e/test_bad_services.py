@@ -239,6 +239,30 @@ def test_a_worker_that_ends_is_replaced(topology: Topology, client: Client, trou
         eventually(lambda: call(rest, trouble, "pid").status_code == 200, "another worker answers")
 
 
+def test_workers_that_are_ended_leave_a_line_in_the_services_log(
+    client: Client, topology: Topology, script: Scripts, unique: Names
+) -> None:
+    name = unique("killed")
+    code = "import json, time\ndef init(): pass\ndef run(data):\n    what = json.loads(data)['do']\n"
+    code += "    time.sleep(600) if what == 'sleep' else [b'x' * 2**20 for _ in range(400)]\n"
+    deployed(client, name, script(code, "score.py"), memory=100 * 2**20, timeout_ms=1000)
+    path = f"/api/v1/services/{name}/score"
+    with topology.rest() as rest:
+        late = rest.post(path, json={"do": "sleep"}, headers={"x-request-id": "r-slept"})
+        assert late.status_code == 500
+        eventually(lambda: rest.get(f"/api/v1/services/{name}/health").status_code == 200, "it is back")
+        large = rest.post(path, json={"do": "grow"}, headers={"x-request-id": "r-grew"})
+        told = problem(large, 500, "worker_ended", names="100 MiB")
+        assert "out of memory" in told["detail"]
+
+    def lines(part: str) -> bool:
+        return any(part in line and "cloche: " in line for line in "".join(client.services.log(name)).splitlines())
+
+    eventually(lambda: lines("longer than 1 s (while it executed request r-slept)"), "the timeout is told")
+    eventually(lambda: lines("out of memory) (while it executed request r-grew)"), "the lack of memory is told")
+    client.services.delete(name)
+
+
 def test_wrong_json_for_a_script_with_parameters_is_the_callers_fault(
     topology: Topology, client: Client, script: Scripts, unique: Names
 ) -> None:

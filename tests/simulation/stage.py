@@ -122,6 +122,9 @@ class _Workers:
     def log(self) -> bytes:
         return b""
 
+    def note(self, sentence: str) -> None:
+        """Keep no log."""
+
     async def tail(self) -> bytes:
         return b""
 

@@ -116,6 +116,9 @@ class Revisions:
     def log(self) -> bytes:
         return b""
 
+    def note(self, sentence: str) -> None:
+        """Keep no log."""
+
     async def tail(self) -> bytes:
         return b""
 

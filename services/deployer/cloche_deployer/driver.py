@@ -302,7 +302,8 @@ class Driver:
             init_timeout=spec.init_timeout,
             grace=self._settings.grace,
         )
-        pool = serving.pool = WorkerPool(workers, self._connector, settings, self._tended[stream].metrics)
+        metrics = self._tended[stream].metrics
+        pool = serving.pool = WorkerPool(workers, self._connector, settings, metrics, workers.note)
         await pool.start()
         await pool.ready()
         serving.trouble = None

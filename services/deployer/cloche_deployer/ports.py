@@ -14,6 +14,9 @@ class RevisionWorkers(Workers, Protocol):
     def log(self) -> bytes:
         """Return what ended workers of this revision wrote, as far as it is kept."""
 
+    def note(self, sentence: str) -> None:
+        """Add a line of Cloche's own to what ended workers wrote."""
+
     async def tail(self) -> bytes:
         """Return what living workers of this revision wrote so far, as far as it is kept."""
 

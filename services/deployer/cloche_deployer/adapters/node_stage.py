@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from cloche_deployer.domain import Revision
@@ -203,6 +204,10 @@ class NodeWorkers:
     def log(self) -> bytes:
         return self._log
 
+    def note(self, sentence: str) -> None:
+        line = f"cloche: {datetime.now(UTC).isoformat(timespec='seconds')} {sentence}\n"
+        self._log = (self._log + line.encode(errors="replace"))[-LOG_KEPT:]
+
     async def tail(self) -> bytes:
         parts = [await _tail_of(worker.process, LOG_KEPT) for worker in tuple(self._living.values())]
         return b"".join(parts)
@@ -218,7 +223,7 @@ class NodeWorkers:
             await self._parts.files.discard(folder)
 
     def _worker(self, process: Process) -> "NodeWorker":
-        worker = NodeWorker(process, self._socket(process.id), self._ended)
+        worker = NodeWorker(process, self._socket(process.id), self._ended, self._spec.limits)
         self._living[process.id] = worker
         return worker
 
@@ -242,8 +247,9 @@ class NodeWorkers:
 class NodeWorker:
     """One worker (fulfils `WorkerProcess`)."""
 
-    def __init__(self, process: Process, socket: str, ended: _Ended) -> None:
+    def __init__(self, process: Process, socket: str, ended: _Ended, limits: Limits) -> None:
         self.process = process
+        self._limits = limits
         self._socket = socket
         self._on_end = ended
 
@@ -257,7 +263,7 @@ class NodeWorker:
 
     async def ended(self) -> WorkerEnd:
         end = await self.process.wait()
-        return WorkerEnd(_sentence(end), await self._on_end(self.process))
+        return WorkerEnd(_sentence(end, self._limits), await self._on_end(self.process))
 
     async def stop(self, *, grace: float) -> None:
         await self.process.cancel(grace=grace)
@@ -273,13 +279,13 @@ async def _ended(process: Process) -> bool:
     return bool(done)
 
 
-def _sentence(end: Exit) -> str:
+def _sentence(end: Exit, limits: Limits) -> str:
     if end.ending == "exited":
         return f"it exited with code {end.code}"
     if end.ending == "signaled":
         return f"it was ended by signal {end.signal}"
     if end.ending == "out_of_memory":
-        return "it used more memory than the service may"
+        return f"it used more memory than the service may, {(limits.memory or 0) / 2**20:.0f} MiB (out of memory)"
     return end.detail or end.ending.replace("_", " ")
 
 

@@ -143,10 +143,14 @@ class _Server(uvicorn.Server):
         yield
 
 
+def _note(sentence: str) -> None:
+    sys.stderr.write(f"{sentence}\n")
+
+
 async def _serve(arguments: argparse.Namespace, script: Path, sockets: Path) -> int:
     launch = Launch(arguments.python, script.parent, script.name, sockets, dict(os.environ))
     settings = PoolSettings(workers=arguments.workers, timeout=arguments.timeout_ms / 1000.0)
-    pool = WorkerPool(ChildWorkers(launch), UnixConnector(), settings)
+    pool = WorkerPool(ChildWorkers(launch), UnixConnector(), settings, note=_note)
     key = os.environ.get("CLOCHE_SCORING_KEY") or secrets.token_urlsafe(24)
     if "CLOCHE_SCORING_KEY" not in os.environ:
         sys.stderr.write(f"key: {key}\n")

@@ -294,7 +294,7 @@ async def _unanswered(exchange: Exchange, pool: WorkerPool, error: Exception) ->
     else:
         lost = Unavailable(
             "worker_ended",
-            "The worker ended while it executed this request.",
-            todo="See the service's log; a library that the script uses may have crashed or used up the memory.",
+            f"The worker ended while it executed this request{f': {error}' if str(error) else ''}.",
+            todo="See the service's log; correct the script or a library of it, or give the service more memory.",
         )
         await exchange.problem(lost, FAILED, status=500)

@@ -22,7 +22,7 @@ class WaitedTooLong(Exception):
 
 
 class WorkerLost(Exception):
-    """The worker ended while it executed this request."""
+    """The worker ended while it executed this request; the text says how, as far as that is known."""
 
 
 class ClientLeft(Exception):

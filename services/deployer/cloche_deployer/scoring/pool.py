@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -49,11 +50,20 @@ class PoolSettings:
 
 
 class WorkerPool:
-    """Owns the workers of one revision from start (or adoption) to stop (or detachment)."""
+    """Owns the workers of one revision from start (or adoption) to stop (or detachment).
+
+    `note` takes a sentence for the service's log about each worker that ended by itself or was killed.
+    """
 
     def __init__(
-        self, workers: Workers, connector: Connector, settings: PoolSettings, metrics: Metrics | None = None
+        self,
+        workers: Workers,
+        connector: Connector,
+        settings: PoolSettings,
+        metrics: Metrics | None = None,
+        note: Callable[[str], None] = lambda _sentence: None,
     ) -> None:
+        self._note = note
         self._workers = workers
         self._connector = connector
         self._settings = settings
@@ -218,8 +228,9 @@ class WorkerPool:
             if not call.future.done():
                 self._waiting.appendleft(call)
         if calls:
-            seat.fell_with_call = True
-            calls[0].fail(WorkerLost())
+            seat.fallen = calls[0]
+            if self._closing:
+                calls[0].fail(WorkerLost())
         self._changed.set()
 
     def _tick(self) -> None:
@@ -228,7 +239,7 @@ class WorkerPool:
         for seat in list(self._ready):
             if seat.open and now - seat.head_since > self._settings.timeout:
                 next(iter(seat.open.values())).fail(ScoringTimeout())
-                seat.kill()
+                seat.kill(f"run() took longer than {self._settings.timeout:g} s")
             for number, call in list(seat.open.items())[1:]:
                 if self._overdue(call, now):
                     seat.drop(number)
@@ -266,7 +277,7 @@ class WorkerPool:
                 if seat.open:
                     seat.silent_since = None
                 elif seat.silent_since is not None and now - seat.silent_since > self._settings.ping_timeout:
-                    seat.kill()
+                    seat.kill(f"it gave no sign of life for {self._settings.ping_timeout:g} s")
                 else:
                     seat.ping(now)
 
@@ -297,8 +308,9 @@ class WorkerPool:
         now = asyncio.get_running_loop().time()
         self.failure = error
         self._crashes.append(now)
-        if not seat.fell_with_call:
+        if seat.fallen is None:
             self._own_crashes.append(now)
+        self._note(error.what.partition("\n")[0] + _executing(seat))
         if self.state == "unhealthy":
             while self._waiting:
                 self._waiting.popleft().fail(WorkerLost())
@@ -317,12 +329,16 @@ class WorkerPool:
                 # its connection ends a moment before it does: how it ended by itself is what users need
                 await asyncio.wait({ended}, timeout=_ENDING)
         finally:
+            if seat.fallen is not None:
+                seat.fallen.fail(WorkerLost(_detail(ended)))
             if self._keep:
                 ended.cancel()
             else:
                 await process.stop(grace=0.0)
         if not seat.killed:
             raise _died(await ended)
+        if not self._closing:
+            self._note(f"The scoring worker was killed: {seat.why_killed}{_executing(seat)}")
 
     async def _greet(self, seat: Seat, process: WorkerProcess, ended: "asyncio.Task[WorkerEnd]") -> None:
         try:
@@ -406,6 +422,18 @@ def _unexpected(error: Exception) -> Failed:
         why=str(error),
         todo="Cloche's own log says more.",
     )
+
+
+def _detail(ended: "asyncio.Task[WorkerEnd]") -> str:
+    """Return how a worker ended, empty while that is not known."""
+    known = ended.done() and not ended.cancelled() and ended.exception() is None
+    return ended.result().detail if known else ""
+
+
+def _executing(seat: Seat) -> str:
+    """Name the request that a worker executed when it ended."""
+    request = seat.fallen.request_id.decode("latin-1") if seat.fallen is not None else ""
+    return f" (while it executed request {request})" if request else ""
 
 
 def _died(end: WorkerEnd, when: str = "") -> Failed:

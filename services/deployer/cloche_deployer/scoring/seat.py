@@ -28,7 +28,7 @@ class Seat:
         "_free",
         "_loop",
         "_number",
-        "fell_with_call",
+        "fallen",
         "head_since",
         "hello",
         "killed",
@@ -36,6 +36,7 @@ class Seat:
         "open",
         "process",
         "silent_since",
+        "why_killed",
         "window",
     )
 
@@ -48,7 +49,9 @@ class Seat:
         self.silent_since: float | None = None
         self.window = QUICK_WINDOW
         self.killed = False
-        self.fell_with_call = False
+        self.why_killed = ""
+        self.fallen: Call | None = None
+        """The call that the worker executed when it ended; it has its answer once it is known how."""
         self.link: Link | None = None
         self.process: WorkerProcess | None = None
         self.hello: asyncio.Future[dict[str, object] | None] = self._loop.create_future()
@@ -94,9 +97,10 @@ class Seat:
             self.silent_since = now
             self.link.send(frames.pack(frames.PING, 0))
 
-    def kill(self) -> None:
+    def kill(self, why: str = "") -> None:
         """Give the worker up: it runs for too long, or does not answer."""
         self.killed = True
+        self.why_killed = why
         if self.link is not None:
             self.link.close()
 
