@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from cloche import Client
 from tests.e2e.steps import Scripts, completed, done, gone, is_alive, log_of, says, submit
 from tests.e2e.topology import Embedded, call, eventually
 
@@ -26,11 +25,12 @@ print("last", number, flush=True)
 UNTIL = "import sys, time\nfrom pathlib import Path\nwhile not Path(sys.argv[1]).exists(): time.sleep(0.02)\n"
 
 
-def counting(client: Client, script: Path, go: Path) -> tuple[str, int]:
+def counting(server: Embedded, script: Path, go: Path) -> tuple[str, int]:
     """Start a run that counts until `go` exists; return its id and its process."""
-    run = submit(client, script, arguments=[go])
-    pid = int(says(client, run, r"pid (\d+)")[1])
-    says(client, run, r"line 5\n")
+    with server.client() as client:
+        run = submit(client, script, arguments=[go])
+        pid = int(says(client, run, r"pid (\d+)")[1])
+        says(client, run, r"line 5\n")
     return run.id, pid
 
 
@@ -38,8 +38,7 @@ def test_a_run_is_adopted_after_a_crash_and_its_log_is_complete(
     own_topology: Callable[..., Embedded], script: Scripts, tmp_path: Path
 ) -> None:
     server = own_topology()
-    with server.client() as client:
-        run_id, pid = counting(client, script(COUNT), tmp_path / "go")
+    run_id, pid = counting(server, script(COUNT), tmp_path / "go")
     server.kill()
     assert is_alive(pid)
     server.restart()
@@ -61,8 +60,7 @@ def test_a_run_that_ended_while_cloche_was_away_is_told_of_by_the_next_start(
 ) -> None:
     server = own_topology()
     code = "from pathlib import Path\nPath('outputs').mkdir(exist_ok=True)\nPath('outputs/x.txt').write_text('x')\n"
-    with server.client() as client:
-        run_id, pid = counting(client, script(COUNT + code), tmp_path / "go")
+    run_id, pid = counting(server, script(COUNT + code), tmp_path / "go")
     server.kill()
     (tmp_path / "go").touch()
     gone(pid)
@@ -78,8 +76,7 @@ def test_a_run_can_be_cancelled_after_it_was_adopted(
     own_topology: Callable[..., Embedded], script: Scripts, tmp_path: Path
 ) -> None:
     server = own_topology()
-    with server.client() as client:
-        run_id, pid = counting(client, script(COUNT), tmp_path / "go")
+    run_id, pid = counting(server, script(COUNT), tmp_path / "go")
     server.kill()
     server.restart()
     with server.client() as client:
@@ -107,8 +104,7 @@ def test_down_lets_runs_go_on_and_lists_them(
     own_topology: Callable[..., Embedded], script: Scripts, tmp_path: Path
 ) -> None:
     server = own_topology()
-    with server.client() as client:
-        run_id, pid = counting(client, script(COUNT), tmp_path / "go")
+    run_id, pid = counting(server, script(COUNT), tmp_path / "go")
     said = call(("down", "--home", server.home), server.environ())
     assert run_id in said.out + said.err
     assert not server.lives
@@ -123,8 +119,7 @@ def test_down_with_cancel_runs_ends_them(
     own_topology: Callable[..., Embedded], script: Scripts, tmp_path: Path
 ) -> None:
     server = own_topology()
-    with server.client() as client:
-        run_id, pid = counting(client, script(COUNT), tmp_path / "go")
+    run_id, pid = counting(server, script(COUNT), tmp_path / "go")
     call(("down", "--cancel-runs", "--home", server.home), server.environ())
     gone(pid)
     assert not server.processes()
