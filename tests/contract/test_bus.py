@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cloche_shared.adapters.kafka_bus import KafkaBus
 from cloche_shared.adapters.memory_bus import MemoryBroker, MemoryBus
 from cloche_shared.adapters.memory_faults import NoFaults
 from cloche_shared.adapters.sqlite import SqliteFile
@@ -16,6 +17,8 @@ from cloche_shared.errors import NotFound
 from cloche_shared.journal.commit import Actor, Commit, Origin, events_of
 from cloche_shared.ports.bus import Bus, DeadLetter, Delivery, Subscription
 from cloche_shared.ports.journal import Document
+from tests.environments.kafka import kafka_bus, kafka_settings
+from tests.environments.servers import KafkaServer
 
 RUNS, MODELS = "cloche.runs", "cloche.models"
 ORIGIN = Origin(Actor("key:1"), "chain")
@@ -64,10 +67,30 @@ async def memory_world(delay: float) -> World:
     return made
 
 
-@pytest.fixture(params=["journal", "memory"])
+async def kafka_world(server: KafkaServer, stack: AsyncExitStack, delay: float) -> World:
+    bus = await stack.enter_async_context(kafka_bus(server, delay=delay))
+
+    async def send(documents: Sequence[Document]) -> None:
+        await bus.publish([event for item in documents for event in events_of(item, "/cloche/runner")])
+
+    async def reopen() -> None:
+        made.bus = KafkaBus(kafka_settings(server), "test", "2", delay=delay, prefix=bus.prefix)
+        stack.push_async_callback(made.bus.close)
+
+    made = World(bus, send, reopen)
+    return made
+
+
+async def make_world(request: pytest.FixtureRequest, path: Path, stack: AsyncExitStack, delay: float) -> World:
+    if request.param == "kafka":
+        return await kafka_world(request.getfixturevalue("kafka_server"), stack, delay)
+    return await (sqlite_world(path, stack, delay) if request.param == "journal" else memory_world(delay))
+
+
+@pytest.fixture(params=["journal", "memory", "kafka"])
 async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
     async with AsyncExitStack() as stack:
-        yield await (sqlite_world(tmp_path, stack, 0.0) if request.param == "journal" else memory_world(0.0))
+        yield await make_world(request, tmp_path, stack, 0.0)
 
 
 async def take(subscription: Subscription, count: int) -> list[Delivery]:
@@ -215,10 +238,10 @@ async def test_publishing_again_is_harmless(world: World) -> None:
         assert set(ids(await take(subscription, 1))) == {"run/default/a/000000000001#0"}
 
 
-@pytest.fixture(params=["journal", "memory"])
+@pytest.fixture(params=["journal", "memory", "kafka"])
 async def slow_world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
     async with AsyncExitStack() as stack:
-        yield await (sqlite_world(tmp_path, stack, 0.15) if request.param == "journal" else memory_world(0.15))
+        yield await make_world(request, tmp_path, stack, 0.15)
 
 
 async def test_a_delay_holds_each_delivery_back_but_never_one_behind_the_other(slow_world: World) -> None:
