@@ -48,6 +48,7 @@ from cloche_shared.adapters.interpreters import Interpreters
 from cloche_shared.adapters.local_executor import LocalExecutor
 from cloche_shared.adapters.local_node_files import LocalNodeFiles
 from cloche_shared.adapters.log_file import LogFile
+from cloche_shared.adapters.log_sink import LogSink
 from cloche_shared.adapters.sqlite.file import SqliteFile
 from cloche_shared.adapters.system_clock import SystemClock
 from cloche_shared.adapters.system_random import SystemRandom
@@ -414,8 +415,9 @@ def _log(home: Path, limit: int) -> Log:
     """Return the process's log: readable on a terminal, else JSON lines to standard error."""
     import logging  # noqa: PLC0415 - set up once, here
 
-    file = LogFile(home / LOG, limit)
-    log = Log("cloche", write=file.write, clock=SystemClock(), pretty=sys.stderr.isatty(), scrubber=Scrubber())
+    sink = LogSink(LogFile(home / LOG, limit).write)
+    log = Log("cloche", write=sink, clock=SystemClock(), pretty=sys.stderr.isatty(), scrubber=Scrubber())
+    sink.tell = lambda lost: log.line("warning", "log_lines_lost", f"{lost} lines could not be written.", count=lost)
     logging.basicConfig(handlers=[StdlibBridge(log)], level=logging.WARNING, force=True)
     log.say("debug", "home", f"The data folder is {home}.")
     return log
