@@ -93,3 +93,11 @@ def test_the_quick_commands_import_neither_parser_nor_client() -> None:
     code = f"import sys, cloche.cli.launch, cloche.cli.state; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("kind", ["env", "model", "service"])
+def test_nothing_is_deleted_where_nobody_can_be_asked(kind: str, tmp_path: Path) -> None:
+    found = call(kind, "delete", "precious", "--home", str(tmp_path))
+    assert found.exit_code == 2
+    assert "not_confirmed" in found.output
+    assert "--yes" in found.output

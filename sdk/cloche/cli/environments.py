@@ -213,8 +213,7 @@ def restore(session: Session, name: Named) -> None:
 
 def delete(session: Session, name: Named, *, yes: Yes = False) -> None:
     """Refuse new references to an environment. What uses a version keeps it; the name stays taken."""
-    if not session.confirmed(f"Delete the environment {name}?", yes=yes):
-        raise typer.Exit(1)
+    session.confirm(f"Delete the environment {name}?", yes=yes)
     with session.client() as client:
         client.environments.delete(name)
     session.output.result({"name": name, "deleted": True}, f"{name} is deleted")

@@ -124,8 +124,7 @@ def delete(
     session: Session, name: Named, *, yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False
 ) -> None:
     """Refuse new references to a model. What uses a version keeps it; the name stays taken."""
-    if not session.confirmed(f"Delete the model {name}?", yes=yes):
-        raise typer.Exit(1)
+    session.confirm(f"Delete the model {name}?", yes=yes)
     with session.client() as client:
         client.models.delete(name)
     session.output.result({"name": name, "deleted": True}, f"{name} is deleted")

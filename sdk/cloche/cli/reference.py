@@ -22,6 +22,7 @@ This page is made from the program (`python -m cloche.cli.reference`) and checke
   named `NAME`, `NAME:VERSION` or `NAME@LABEL`, a model `NAME` or `NAME:VERSION`.
 - The server is the one of the data folder on this machine, unless `--url` or `CLOCHE_URL` names
   another; its token comes from the data folder or from `CLOCHE_TOKEN`, never from an option.
+- What deletes asks first. Where nobody can be asked (no terminal, or `--json`) it wants `--yes`.
 
 | Exit code | Meaning |
 |---|---|

@@ -276,8 +276,7 @@ def delete(
     session: Session, name: Named, *, yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False
 ) -> None:
     """Delete a service: its workers end and its keys open nothing any more."""
-    if not session.confirmed(f"Delete the service {name}?", yes=yes):
-        raise typer.Exit(1)
+    session.confirm(f"Delete the service {name}?", yes=yes)
     with session.client() as client:
         client.services.delete(name)
     session.output.result({"name": name, "deleted": True}, f"{name} is deleted")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cloche._errors import Failed, Invalid
 from cloche.cli import exits
 from cloche.cli.output import Output
 
@@ -62,10 +63,21 @@ class Session:
             self.output.error(error)
         return exits.exit_code(error)
 
-    def confirmed(self, question: str, *, yes: bool) -> bool:
-        """Whether to go on: asked on a terminal only, because a script that names its victim means it."""
-        if yes or self.output.mode.json or not sys.stdin.isatty():
-            return True
+    def confirm(self, question: str, *, yes: bool) -> None:
+        """Go on only when the user agrees: by `yes`, or asked on a terminal.
+
+        Raises `Invalid` (`not_confirmed`) where nobody can be asked, and `Failed` (`declined`) for a no.
+        """
+        if yes:
+            return
+        if self.output.mode.json or not sys.stdin.isatty():
+            raise Invalid(
+                "not_confirmed",
+                f"{question} Nobody can be asked here.",
+                why="There is no terminal to ask on." if not self.output.mode.json else "With --json nothing is asked.",
+                todo="Say it again with --yes.",
+            )
         self.output.stderr.write(f"{question} [y/N] ")
         self.output.stderr.flush()
-        return sys.stdin.readline().strip().lower() in {"y", "yes"}
+        if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
+            raise Failed("declined", "Nothing was done.", todo="Answer y, or give --yes, to go on.")
