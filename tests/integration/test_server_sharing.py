@@ -45,7 +45,7 @@ def apart(tmp_path: Path) -> dict[str, str]:
         pytest.skip("There is no image for s3: run `make environments`.")
     left_out = {"PYTEST_XDIST_WORKER"}
     kept = {name: value for name, value in os.environ.items() if name not in left_out}
-    return {**kept, "CLOCHE_TEST_CACHE": str(tmp_path / "cache")}
+    return {**kept, "CLOCHE_TEST_CACHE": str(tmp_path / "cache"), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 
 
 @contextmanager
