@@ -16,7 +16,7 @@ from cloche_shared.contracts.files import Manifest
 from cloche_shared.errors import Failed, Unavailable
 from cloche_shared.lifecycle import Lifecycle
 from cloche_shared.ports.blobs import Blobs
-from cloche_shared.ports.node_files import PartlyCollectedError
+from cloche_shared.ports.node_files import Budget, PartlyCollectedError
 from tests.unit.runner_world import Cluster, answering, facts_of, replica
 
 pytestmark = pytest.mark.looptime
@@ -59,8 +59,10 @@ class _Files(MemoryNodeFiles):
             raise Failed("disk_full", "There is no room left on the disk.")
         return await super().checkout(work_id, snapshot, blobs)
 
-    async def collect(self, work_id: str, folders: Sequence[str], blobs: Blobs) -> Manifest:
-        found = await super().collect(work_id, folders, blobs)
+    async def collect(
+        self, work_id: str, folders: Sequence[str], blobs: Blobs, budget: Budget | None = None
+    ) -> Manifest:
+        found = await super().collect(work_id, folders, blobs, budget)
         self._cluster.tries += 1
         self._cluster.refuse(self._cluster.tries, found)
         return found
@@ -99,6 +101,27 @@ async def test_missing_outputs_fail_the_run_once_with_what_could_be_kept(
         listed = await client.get(f"/runs/{shown['id']}/outputs")
         assert [file["path"] for file in listed["files"]] == kept
         assert (await client.http.get(f"/runs/{shown['id']}/log")).text == "done\n"
+
+
+async def test_outputs_over_the_limit_fail_the_run_and_the_rest_is_kept() -> None:
+    cluster = Cluster()
+
+    async def program(life: Life) -> int:
+        life.begin()
+        for name, size in (("a", 600), ("b", 600), ("c", 300)):
+            cluster.disks["n1"].write(life.spec.id, f"outputs/{name}", b"x" * size)
+        cluster.disks["n1"].upload(life.spec.id, "d", b"x" * 200)
+        return 0
+
+    cluster.programs["a.py"] = program
+    async with answering(cluster), replica(cluster, outputs_bytes=1000) as client:
+        shown = await client.ended(await client.submit("a.py"))
+        assert (shown["status"], shown["problem"]["code"]) == ("Failed", "outputs_too_large")
+        assert "outputs/b: its 600 bytes do not fit" in shown["problem"]["message"]
+        assert "1,000 bytes" in shown["problem"]["message"]
+        listed = await client.get(f"/runs/{shown['id']}/outputs")
+        assert sum(file["size"] for file in listed["files"]) <= 1000
+        assert "outputs/a" in [file["path"] for file in listed["files"]]
 
 
 async def test_what_the_users_code_did_wrong_weighs_more_than_missing_outputs() -> None:
