@@ -75,10 +75,16 @@ def clean() -> None:
 
 
 def rest() -> None:
-    """Clean up after runs that are gone; stop the engine if it is ours and nothing uses it."""
+    """Clean up after runs that are gone; stop the engine if it is ours and nothing uses it.
+
+    On an engine of ours a container that nobody owns was left by a test, and that is an error.
+    """
     if not engine.answers():
         return
     sharing.sweep()
+    strangers = sharing.strangers() if engine.ours() else []
+    if strangers:
+        raise NotPossible(f"Tests left containers behind: {', '.join(strangers)}.")
     left = [found.name for found in sharing.containers()]
     if left:
         say(f"still in use: {', '.join(left)}")

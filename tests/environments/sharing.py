@@ -121,6 +121,12 @@ def containers(role: str = "") -> list[Container]:
     return list(engine.client().containers.list(all=True, filters={"label": [label, OWNER]}, ignore_removed=True))
 
 
+def strangers() -> list[str]:
+    """The names of the engine's containers that belong to no test run and not to `up`."""
+    found = engine.client().containers.list(all=True, ignore_removed=True)
+    return [str(each.name) for each in found if OWNER not in each.labels]
+
+
 def remove(container: Container) -> None:
     try:
         container.remove(force=True, v=True)
