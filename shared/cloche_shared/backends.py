@@ -23,6 +23,7 @@ class KafkaSettings(Section):
 
     `bootstrap_servers`: `host:port`, several with commas. `security_protocol` and `sasl_mechanism` as
     Kafka names them; `ca_file`: whom to trust (PEM; empty: the system's authorities).
+    `topic_prefix`: goes before the name of every topic and group, where installations share a broker.
     `allow_no_acls`: start although the broker lets everybody write to every topic.
     `partitions`, `replication`, `retention_h`: of topics that are created; retention in hours, -1 for ever.
     `deadline_s`: seconds that sending may take before it counts as failed.
@@ -35,6 +36,7 @@ class KafkaSettings(Section):
     password: SecretStr = SecretStr("")
     password_file: str = ""
     ca_file: str = ""
+    topic_prefix: str = Field(default="", pattern=r"^([a-z0-9][a-z0-9.-]{0,31}\.)?$")
     allow_no_acls: bool = False
     partitions: int = Field(default=12, ge=1, le=1000)
     replication: int = Field(default=1, ge=1, le=10)
