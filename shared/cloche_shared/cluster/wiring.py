@@ -40,6 +40,7 @@ from cloche_shared.http.elsewhere import Elsewhere
 from cloche_shared.http.health import Check, Version
 from cloche_shared.http.policy import FrontPolicy, host_name
 from cloche_shared.http.whole import ProcessParts, whole_app
+from cloche_shared.journal.large import LargeJournal
 from cloche_shared.lifecycle import Lifecycle
 from cloche_shared.logs import Log, Scrubber, StdlibBridge
 from cloche_shared.service import Platform, Service
@@ -241,7 +242,7 @@ class _Process(Generic[P]):
         clock = SystemClock()
         pepper = found.pepper.get_secret_value().encode()
         platform = Platform(
-            journal=stores.mongo.journal,
+            journal=LargeJournal(stores.mongo.journal, stores.s3, self.name),
             views=stores.mongo.views,
             leases=stores.mongo.leases,
             bus=stores.kafka,
