@@ -146,8 +146,8 @@ async def test_a_query_that_it_does_not_have_is_refused(client: httpx2.AsyncClie
     assert (found.status_code, found.json()["code"]) == (422, "unknown_field")
 
 
-async def test_of_a_key_that_comes_twice_the_first_counts(client: httpx2.AsyncClient) -> None:
-    twice = [("idempotency-key", "one"), ("idempotency-key", "two")]
+async def test_a_key_that_comes_twice_is_one_key(client: httpx2.AsyncClient) -> None:
+    twice = [("idempotency-key", "one"), ("idempotency-key", "one")]
     both = await client.post("/api/v1/things", content=b'{"name":"a"}', headers=twice)
     first = await client.post("/api/v1/things", content=b'{"name":"a"}', headers=twice[:1])
     assert both.headers["x-request-key"] == first.headers["x-request-key"]
@@ -211,3 +211,12 @@ async def test_a_shown_thing_needs_a_key(world: World) -> None:
     async with world.client("admin") as client:
         found = await client.get("/api/v1/things/a", headers={"authorization": "Bearer none"})
     assert found.status_code == 401
+
+
+@pytest.mark.parametrize("keys", [("",), ("a", "b"), ("a", ""), ("", "a")])
+async def test_an_idempotency_key_that_is_empty_or_not_the_only_one_is_refused(
+    client: httpx2.AsyncClient, keys: tuple[str, ...]
+) -> None:
+    headers = [("content-type", "application/json"), *(("idempotency-key", key) for key in keys)]
+    answer = await client.post("/api/v1/things", content=b'{"name":"a"}', headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_idempotency_key")

@@ -1,6 +1,7 @@
 """Headers that make a request conditional, patient, or safe to send again."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Annotated, Final
@@ -122,10 +123,15 @@ class RequestKey:
             )
 
 
-def check_key(key: str | None) -> str:
-    """Return the key, or an empty text; raises `Invalid` (`invalid_idempotency_key`)."""
+def check_key(key: str | None, others: Iterable[str] = ()) -> str:
+    """Return the key, or an empty text; `others` are all that the request brought.
+
+    Raises `Invalid` (`invalid_idempotency_key`), also for two that differ: nobody knows which is meant.
+    """
     if key is None:
         return ""
+    if any(other != key for other in others):
+        raise Invalid("invalid_idempotency_key", "The request has several Idempotency-Keys.", todo="Send one.")
     if not _KEY(key):
         raise Invalid("invalid_idempotency_key", "An Idempotency-Key is 1 to 255 visible ASCII characters.")
     return key
@@ -139,7 +145,7 @@ def fingerprint_of(method: str, path: str, query: bytes, body: bytes) -> str:
 async def _request_key(
     request: Request, idempotency_key: Annotated[str | None, Header(max_length=1024)] = None
 ) -> RequestKey:
-    key = check_key(idempotency_key)
+    key = check_key(idempotency_key, request.headers.getlist("idempotency-key"))
     if not key:
         return RequestKey()
     scope = request.scope

@@ -211,7 +211,7 @@ class Shortcut:
 
 def request_key(scope: Scope, given: str | None, raw: bytes) -> RequestKey:
     """Return the request's identity by its `Idempotency-Key`. Raises `Invalid` (`invalid_idempotency_key`)."""
-    key = check_key(given)
-    if not key:
+    if given is None:
         return _NO_KEY
+    key = check_key(given, [value.decode("latin-1") for name, value in scope["headers"] if name == _IDEMPOTENCY_KEY])
     return RequestKey(key, fingerprint_of(scope["method"], scope["path"], scope["query_string"], raw))
