@@ -8,6 +8,7 @@ import httpx2
 import orjson
 import pytest
 from fastapi import APIRouter, Request
+from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from cloche_shared.access import AccessTable, issue_key
@@ -58,6 +59,15 @@ def things() -> APIRouter:  # noqa: C901 - a table of routes
         everything = [Row("things", caller.project, f"k{n}", 1, f"{n:03}", b'{"name":"%d"}' % n) for n in range(120)]
         behind = [row for row in everything if paging.after is None or (row.sort, row.key) > paging.after]
         return Reply(page_bytes(behind[: paging.limit + 1], paging.limit))
+
+    @routes.get("/endless", response_class=StreamingResponse)
+    async def endless(_: Annotated[Caller, may("runs.read")]) -> StreamingResponse:
+        async def pieces() -> AsyncIterator[bytes]:
+            while True:
+                yield b"x"
+                await asyncio.sleep(0)
+
+        return StreamingResponse(pieces(), media_type="text/plain")
 
     @routes.put("/{name}", response_model=Thing)
     async def change(
@@ -252,6 +262,32 @@ async def test_failures_are_limited_per_address_and_known_tokens_go_on(world: Wo
         assert statuses == [401] * 20 + [429] * 2
         assert (await guesser.get("/api/v1/things")).headers["retry-after"]
         assert (await known.get("/api/v1/things/one")).status_code == 200
+
+
+async def test_who_sends_no_token_guesses_nothing(world: World) -> None:
+    async with world.client(world.token()) as known, world.client() as nobody:
+        assert {(await nobody.get("/api/v1/things")).status_code for _ in range(25)} == {401}
+        assert (await known.get("/api/v1/things/one")).status_code == 200
+
+
+async def test_the_address_of_the_server_can_be_opened_in_a_browser(world: World) -> None:
+    async with world.client() as nobody:
+        answer = await nobody.get("/")
+        assert (answer.status_code, answer.headers["location"]) == (307, "/docs")
+        assert (await nobody.get("/favicon.ico")).status_code == 204
+
+
+@pytest.mark.parametrize("path", ["/livez", "/api/v1/things", "/api/v1/things/one", "/api/v1/things/none", "/docs"])
+async def test_head_is_answered_as_get_without_a_body(client: httpx2.AsyncClient, path: str) -> None:
+    whole, head = await client.get(path), await client.head(path)
+    assert (head.status_code, head.content) == (whole.status_code, b"")
+    assert head.headers["content-type"] == whole.headers["content-type"]
+
+
+async def test_head_of_a_stream_ends_with_its_head(world: World, client: httpx2.AsyncClient) -> None:
+    answer = await client.head("/api/v1/things/endless")
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert not world.crashes
 
 
 async def test_a_role_that_is_too_low_is_refused(world: World) -> None:
@@ -462,3 +498,12 @@ def test_a_route_without_an_action_is_refused_when_the_app_is_made(world: World)
     with pytest.raises(Internal) as caught:
         create_app([routes], AppParts(Version(name="c", version="1", installation="i"), front))
     assert caught.value.code == "unguarded_route"
+
+
+@pytest.mark.parametrize("keys", [("",), ("a", "b"), ("a", ""), ("", "a")])
+async def test_an_idempotency_key_that_is_empty_or_not_the_only_one_is_refused(
+    client: httpx2.AsyncClient, keys: tuple[str, ...]
+) -> None:
+    headers = [("content-type", "application/json"), *(("idempotency-key", key) for key in keys)]
+    answer = await client.post("/api/v1/things", content=b'{"name":"a"}', headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_idempotency_key")

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Final, cast
 
 import orjson
@@ -11,6 +12,7 @@ from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
+from starlette.responses import RedirectResponse
 from starlette.routing import BaseRoute
 from starlette.types import Receive, Scope, Send
 
@@ -125,6 +127,7 @@ def _methods(request: Request) -> dict[str, str]:
     path = request.scope["path"].removeprefix(PREFIX)
     routes: list[APIRoute] = request.app.state.known
     found = {method for route in routes if route.path_regex.match(path) for method in route.methods or ()}
+    found |= {"HEAD"} if "GET" in found else set()
     return {"allow": ", ".join(sorted(found))} if found else {}
 
 
@@ -169,6 +172,17 @@ def _add_documents(api: FastAPI, ready: bytes | None) -> None:
     api.add_route("/openapi.json", openapi, include_in_schema=False)
     for path, page in docs_page.pages().items():
         api.add_route(path, _page(page), include_in_schema=False)
+    api.add_route("/", _to_docs, include_in_schema=False)
+    api.add_route("/favicon.ico", _no_icon, include_in_schema=False)
+
+
+async def _to_docs(_: Request) -> Response:
+    """Lead a person who opens the server's address in a browser to something readable."""
+    return RedirectResponse("/docs")
+
+
+async def _no_icon(_: Request) -> Response:
+    return Response(status_code=HTTPStatus.NO_CONTENT, headers={"cache-control": "max-age=86400"})
 
 
 def _page(page: docs_page.Page) -> Callable[[Request], Response]:

@@ -115,6 +115,8 @@ class Front:
         started = self._monotonic()
         exchange = self._exchange(scope, headers)
         scope[KEY] = exchange
+        if method == "HEAD":  # answered by whatever answers a GET; the server's own scope stays as it is
+            scope = {**scope, "method": "GET"}
         answer = _Answer(exchange, send, self._installation)
         refused = refused or self._caller_refused(exchange, headers)
         if refused is None:
@@ -168,6 +170,8 @@ class Front:
         try:
             await self._app(scope, receive, answer.send)
         except Exception as error:
+            if answer.finished and isinstance(error, _HeadSentError):
+                return
             if exchange.refused is None and self._crashed is not None and not isinstance(error, ClocheError):
                 self._crashed(exchange, error)
             if answer.finished:
@@ -211,6 +215,8 @@ class Front:
             return None
         header = headers.get(b"authorization", b"")
         token = header[7:].decode("latin-1").strip() if header[:7].lower() == b"bearer " else ""
+        if not token:  # nobody guesses who sends none, and it is refused at no cost
+            return _unauthenticated(given=False)
         if not self._access.remembers(token) and (wait := self._gate.wait(exchange.address)) > 0:
             return Throttled(
                 "too_many_failures",
@@ -218,10 +224,10 @@ class Front:
                 todo="Wait, then send a valid token.",
                 extra={"retry_after": int(wait) + 1},
             )
-        principal = self._access.authenticate(token) if token else None
+        principal = self._access.authenticate(token)
         if principal is None:
             self._gate.failed(exchange.address)
-            return _unauthenticated(given=bool(token))
+            return _unauthenticated(given=True)
         exchange.principal = principal
         if self._rates is not None and (wait := self._rates.wait(principal.subject)) > 0:
             return Throttled(
@@ -312,6 +318,10 @@ class _Bounded:
         return {"type": "http.disconnect"}
 
 
+class _HeadSentError(OSError):
+    """The head was all that was asked for; an `OSError`, by which Starlette knows that nobody reads on."""
+
+
 class _Answer:
     """Sends an answer with the headers that every answer has."""
 
@@ -334,9 +344,20 @@ class _Answer:
             message["headers"] = self._headers(message.get("headers", ()))
         elif not self.started:
             return
+        elif self.exchange.method == "HEAD":
+            await self._end_head(message)
+            return
         else:
             self.finished = not message.get("more_body", False)
         await self._send(message)
+
+    async def _end_head(self, message: Message) -> None:
+        """End the answer where its body would begin, and a body that goes on with it (`_HeadSentError`)."""
+        if not self.finished:
+            self.finished = True
+            await self._send({"type": "http.response.body", "body": b""})
+        if message.get("more_body", False):
+            raise _HeadSentError
 
     def _headers(self, given: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         exchange = self.exchange

@@ -12,6 +12,8 @@ GIB: Final = 1024 * MIB
 
 OPEN_PATHS: Final = frozenset(
     {
+        "/",
+        "/favicon.ico",
         "/livez",
         "/readyz",
         "/healthz",
