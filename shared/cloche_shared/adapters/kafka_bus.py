@@ -462,13 +462,14 @@ def _delivery(topic: str, record: "ConsumerRecord[bytes, bytes]") -> Delivery:
 
 
 async def _places(consumer: AIOKafkaConsumer, topics: Sequence[str]) -> list[TopicPartition]:
-    """Return all partitions of topics; those of a topic that is not there yet are none."""
-    await consumer.topics()
-    return [
-        TopicPartition(topic, number)
-        for topic in topics
-        for number in sorted(consumer.partitions_for_topic(topic) or ())
-    ]
+    """Return all partitions of topics; waits until each of the topics has some."""
+    while True:
+        # the public call returns names only
+        cluster = await consumer._client.fetch_all_metadata()  # noqa: SLF001
+        found = {topic: sorted(cluster.partitions_for_topic(topic) or ()) for topic in topics}
+        if all(found.values()):
+            return [TopicPartition(topic, number) for topic, numbers in found.items() for number in numbers]
+        await asyncio.sleep(RETRY_S[0])
 
 
 async def _started(make: Callable[[], AIOKafkaConsumer]) -> AIOKafkaConsumer:
