@@ -74,7 +74,7 @@ def _page(connection: http.client.HTTPConnection, token: str, kind: str, place: 
     if place is not None:
         name = _name(place)
         sort = name if kind == "environments" else _time(place)
-        path += f"&page_token={encode_token(sort, name)}"
+        path += f"&page_token={encode_token(f'/api/v1/{kind}', sort, name)}"
     began = time.perf_counter()
     connection.request("GET", path, headers={"Authorization": f"Bearer {token}"})
     answer = connection.getresponse()

@@ -1,6 +1,7 @@
 """The kit as a client of the REST API meets it: one small app, in process."""
 
 import asyncio
+import base64
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Annotated
 
@@ -58,7 +59,11 @@ def things() -> APIRouter:  # noqa: C901 - a table of routes
     async def listed(caller: Annotated[Caller, may("runs.read")], paging: Paging) -> Reply:
         everything = [Row("things", caller.project, f"k{n}", 1, f"{n:03}", b'{"name":"%d"}' % n) for n in range(120)]
         behind = [row for row in everything if paging.after is None or (row.sort, row.key) > paging.after]
-        return Reply(page_bytes(behind[: paging.limit + 1], paging.limit))
+        return Reply(page_bytes(behind[: paging.limit + 1], paging))
+
+    @routes.get("/more", response_model=Page[Thing])
+    async def more(_: Annotated[Caller, may("runs.read")], paging: Paging) -> Reply:
+        return Reply(page_bytes([], paging))
 
     @routes.get("/endless", response_class=StreamingResponse)
     async def endless(_: Annotated[Caller, may("runs.read")]) -> StreamingResponse:
@@ -507,3 +512,12 @@ async def test_an_idempotency_key_that_is_empty_or_not_the_only_one_is_refused(
     headers = [("content-type", "application/json"), *(("idempotency-key", key) for key in keys)]
     answer = await client.post("/api/v1/things", content=b'{"name":"a"}', headers=headers)
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_idempotency_key")
+
+
+async def test_a_page_token_is_for_its_own_list(client: httpx2.AsyncClient) -> None:
+    token = (await client.get("/api/v1/things?page_size=1")).json()["next_page_token"]
+    assert (await client.get(f"/api/v1/things?page_token={token}")).status_code == 200
+    made = base64.urlsafe_b64encode(b'["\\u0000","x"]').decode().rstrip("=")
+    for path in (f"/api/v1/things/more?page_token={token}", f"/api/v1/things?page_token={made}"):
+        answer = await client.get(path)
+        assert (answer.status_code, answer.json()["code"]) == (422, "invalid_page_token")

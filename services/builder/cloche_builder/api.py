@@ -124,7 +124,7 @@ def _add_list(routes: APIRouter, parts: ApiParts) -> None:
         rows = await parts.views.page(
             LIST, caller.project, facet=SHOWN, after=paging.after, limit=paging.limit + 1, descending=True
         )
-        return Reply(page_bytes(rows, paging.limit))
+        return Reply(page_bytes(rows, paging))
 
 
 def _add_show(routes: APIRouter, parts: ApiParts) -> None:

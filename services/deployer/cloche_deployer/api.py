@@ -170,7 +170,7 @@ def _add_reading(routes: APIRouter, parts: Parts, seen: Sequence[Depends]) -> No
     async def list_services(caller: Reader, paging: Paging) -> Response:
         rows = await parts.views.page(VIEW, caller.project, facet=LIVE, after=paging.after, limit=paging.limit + 1)
         shown = [_listed(parts, caller.project, row) for row in rows]
-        return Reply(page_bytes(shown, paging.limit))
+        return Reply(page_bytes(shown, paging))
 
     @routes.get("/{name}", response_model=ServiceView, summary="Show a service")
     async def show_service(caller: Reader, name: ServiceName, preferred: Preferred, request: Request) -> Response:

@@ -28,7 +28,7 @@ from cloche_shared.http.caller import Caller, may
 from cloche_shared.http.conditions import IfMatch, Matching, Once, RequestKey, etag_of
 from cloche_shared.http.files import BYTES, download
 from cloche_shared.http.lean import Lean, lean
-from cloche_shared.http.paging import Page, PageQuery, Paging, encode_token, page_bytes
+from cloche_shared.http.paging import Page, PageQuery, Paging, page_bytes
 from cloche_shared.http.position_wait import views_caught_up
 from cloche_shared.http.replies import Reply
 from cloche_shared.http.routes import router
@@ -54,12 +54,12 @@ def versions_page(last: int, paging: PageQuery, show: Callable[[int], bytes]) ->
     """Return a page of the versions `last` … 1, newest first."""
     top = last
     if paging.after is not None:
-        if not paging.after[0].isdigit():
+        if not paging.after[0].isdecimal():
             raise Invalid("invalid_page_token", "The page token is not one of this list.")
         top = min(last, int(paging.after[0]) - 1)
     bottom = max(0, top - paging.limit)
     items: Sequence[bytes] = [show(number) for number in range(top, bottom, -1)]
-    token = encode_token(str(bottom + 1), "") if bottom else None
+    token = paging.token(str(bottom + 1), "") if bottom else None
     return Reply(b'{"items":[' + b",".join(items) + b'],"next_page_token":' + orjson.dumps(token) + b"}")
 
 
@@ -131,7 +131,7 @@ def environment_routes(handlers: Environments, installation: str) -> APIRouter:
             after=paging.after,
             limit=paging.limit + 1,
         )
-        return Reply(page_bytes(rows, paging.limit))
+        return Reply(page_bytes(rows, paging))
 
     @routes.get("/{name}", response_model=EnvironmentView, operation_id="get_environment")
     async def show(caller: Read, name: Name, version: WhichVersion = None, label: WhichLabel = None) -> Response:
@@ -282,7 +282,7 @@ def model_routes(handlers: Models, store: BlobStore, installation: str, runs_vie
         rows = await handlers.views.page(
             MODELS, caller.project, facet=ACTIVE, after=paging.after, limit=paging.limit + 1
         )
-        return Reply(page_bytes(rows, paging.limit))
+        return Reply(page_bytes(rows, paging))
 
     @routes.get("/{name}", response_model=ModelDetail, operation_id="get_model")
     async def show(caller: ReadModel, name: Name, version: WhichVersion = None) -> Response:

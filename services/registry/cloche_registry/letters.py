@@ -18,7 +18,7 @@ from cloche_shared.bus.letters import letter_not_found
 from cloche_shared.contracts.facts import DeadLetterResent
 from cloche_shared.http.caller import Caller, may
 from cloche_shared.http.conditions import Once, RequestKey
-from cloche_shared.http.paging import Page, PageQuery, Paging, encode_token
+from cloche_shared.http.paging import Page, PageQuery, Paging
 from cloche_shared.http.replies import Reply
 from cloche_shared.http.routes import router
 from cloche_shared.journal.streams import Decision, Kind, Streams
@@ -67,7 +67,7 @@ class DeadLetters:
                 break
             place = found[-1].id
         items = [view_of(one) for one in shown[: paging.limit]]
-        token = encode_token(items[-1].id, "") if len(shown) > paging.limit else None
+        token = paging.token(items[-1].id, "") if len(shown) > paging.limit else None
         return Reply(Page[LetterView](items=items, next_page_token=token))
 
     async def resend(self, caller: Caller, once: RequestKey, letter_id: str) -> Reply:

@@ -25,7 +25,7 @@ from cloche_shared.http.conditions import Matching, Once, Preferred, etag_of
 from cloche_shared.http.elsewhere import Elsewhere, may_go_on, primed
 from cloche_shared.http.files import BYTES, download, files_router
 from cloche_shared.http.lean import Lean, Shown, lean, lean_show
-from cloche_shared.http.paging import Page, Paging, encode_token, page_bytes
+from cloche_shared.http.paging import Page, Paging, page_bytes
 from cloche_shared.http.position_wait import views_caught_up
 from cloche_shared.http.replies import Reply, accepted
 from cloche_shared.http.routes import router as routes_of
@@ -141,7 +141,7 @@ def _add_views(routes: APIRouter, api: _Api) -> None:
         rows = await api.platform.views.page(
             RUNS, caller.project, facet=status, after=paging.after, limit=paging.limit + 1, descending=True
         )
-        return Reply(page_bytes(rows, paging.limit))
+        return Reply(page_bytes(rows, paging))
 
     @lean_show(routes, "/{run_id}", Shown("runs.read", _ID), response_model=RunView, operation_id="get_run")
     async def show(
@@ -262,7 +262,7 @@ def _nodes(api: _Api) -> APIRouter:
         after = paging.after[0] if paging.after is not None else ""
         found = sorted((name, node) for name, node in api.reading.nodes().items() if name > after)
         shown = [_node_view(name, node, caller.project) for name, node in found[: paging.limit]]
-        token = encode_token(shown[-1].id, shown[-1].id) if len(found) > paging.limit else None
+        token = paging.token(shown[-1].id, shown[-1].id) if len(found) > paging.limit else None
         return Reply(Page[NodeView](items=shown, next_page_token=token))
 
     return routes
