@@ -233,6 +233,7 @@ os.makedirs("outputs")
 os.symlink("/etc/passwd", "outputs/passwd")
 os.symlink("/", "outputs/root")
 os.symlink("../../token", "outputs/token")
+os.symlink("ok", "outputs/linked")
 os.mkfifo("outputs/fifo")
 open("outputs/ok", "w").write("ok")
 open("outputs/line\\nbreak", "w").write("x")
@@ -241,13 +242,20 @@ os.makedirs("outputs/" + "/".join(["d"] * 50))
 """
 
 
-def test_outputs_that_are_tricks_are_left_where_they_are(client: Client, script: Scripts) -> None:
+def test_outputs_that_are_tricks_are_left_where_they_are_and_named(
+    topology: Topology, client: Client, script: Scripts
+) -> None:
     run = done(client, submit(client, script(TRICKS), deadline=30.0))
     assert run.status == "Completed", run.problem
-    assert [one["path"] for one in client.runs.outputs(run.id)] == ["outputs/ok"]
+    assert [one["path"] for one in client.runs.outputs(run.id)] == ["outputs/linked", "outputs/ok"]
+    left_out = "\n".join(run.model_dump()["left_out"])
+    for name in ("passwd", "root", "token", "fifo", r"line\nbreak", r"\udcff\udcfe"):
+        assert f"outputs/{name}: " in left_out, left_out
+    assert "outputs/fifo" in topology.cli("run", "show", run.id).out
     ended = done(client, submit(client, script("import os\nos.symlink('/etc', 'outputs')"), deadline=30.0))
     assert ended.status == "Completed"
     assert client.runs.outputs(ended.id) == []
+    assert "outputs: " in str(ended.model_dump()["left_out"])
 
 
 @pytest.mark.embedded_only

@@ -6,17 +6,19 @@ import subprocess
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cloche_shared.adapters.file_blobs import FileBlobs
 from cloche_shared.adapters.interpreters import Interpreters, running
-from cloche_shared.adapters.local_node_files import LocalNodeFiles, folders
+from cloche_shared.adapters.local_node_files import LocalNodeFiles, collecting
+from cloche_shared.adapters.memory_blobs import MemoryBlobs
 from cloche_shared.adapters.memory_resolver import Package, wheel_bytes
 from cloche_shared.contracts.definition import Artefact, Lock
 from cloche_shared.contracts.files import Manifest
 from cloche_shared.errors import Failed
-from cloche_shared.ports.node_files import PartlyCollectedError, Prefix
+from cloche_shared.ports.node_files import Budget, PartlyCollectedError, Prefix
 from cloche_shared.store.hashing import lock_digest
 from tests.environments.bad_wheels import BAD_WHEELS
 
@@ -287,12 +289,44 @@ async def test_links_and_pipes_among_the_outputs_are_not_followed(world: World) 
     (path / "outputs/folder").symlink_to("/etc")
     (path / "logs").symlink_to("/etc")
     os.mkfifo(path / "outputs/pipe")
-    collected = await world.node.collect("w1", ["outputs", "logs"], world.blobs)
-    assert [entry.path for entry in collected.files] == ["outputs/real.txt"]
+    (path / "outputs/best.txt").symlink_to("real.txt")
+    (path / "outputs/gone").symlink_to("nowhere")
+    (path / "outputs/line\nbreak").write_text("x")
+    collected = await world.node.collect("w1", ["outputs", "logs"], world.blobs, budget := Budget(1000))
+    assert [entry.path for entry in collected.files] == ["outputs/best.txt", "outputs/real.txt"]
+    assert len({entry.digest for entry in collected.files}) == 1
+    told = {clause.partition(": ")[0]: clause for clause in budget.told()}
+    named = ["logs", "outputs/folder", "outputs/gone", "outputs/line\\nbreak", "outputs/pipe", "outputs/secret"]
+    assert sorted(told) == named
+    assert "link" in told["outputs/secret"]
+    assert "not a regular file" in told["outputs/pipe"]
+
+
+async def test_many_small_outputs_are_stored_in_batches(world: World) -> None:
+    path = await world.node.checkout("w1", Manifest(), world.blobs)
+    (path / "outputs").mkdir()
+    for number in range(1000):
+        (path / f"outputs/{number:04}").write_bytes(b"%d" % (number // 2))
+    (path / "outputs/large").write_bytes(b"x" * 300_000)
+    asked = 0
+    switch = asyncio.get_running_loop().run_in_executor
+
+    def counting(*arguments: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        return switch(*arguments)
+
+    asyncio.get_running_loop().run_in_executor = counting  # type: ignore[method-assign]
+    blobs = MemoryBlobs()
+    collected = await world.node.collect("w1", ["outputs"], blobs)
+    assert len(collected.files) == 1001
+    assert asked < 100, "threads are asked for many files at a time"
+    for entry in collected.files[:-1]:
+        assert await blobs.read_bytes(entry.digest) == b"%d" % (int(entry.path[-4:]) // 2)
 
 
 async def test_outputs_over_the_limit_are_kept_up_to_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folders, "MAX_FILES", 3)
+    monkeypatch.setattr(collecting, "MAX_FILES", 3)
     path = await world.node.checkout("w1", Manifest(), world.blobs)
     (path / "outputs").mkdir()
     for number in range(5):

@@ -1,13 +1,14 @@
 """Following a run: the build's log while it is prepared, its own log, and how it ended."""
 
+import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 import typer
 
-from cloche._errors import Failed, NotFound
+from cloche._errors import ClocheError, Failed, NotFound
 from cloche._views import Run
 from cloche.cli import exits
 from cloche.cli.output import Output
@@ -22,6 +23,9 @@ _LONGEST_PAUSE: Final = 0.5
 _BEFORE_BUILD: Final = "NotStarted"
 _PREPARING: Final = "Preparing"
 _OUT_OF_TIME: Final = "deadline_exceeded"
+_LOOK_SECONDS: Final = 2.0
+_LONG_STORING: Final = 1.0
+"""Seconds from which on the storing of outputs is told apart."""
 
 
 def pauses() -> Iterator[float]:
@@ -69,13 +73,35 @@ def to_the_end(output: Output, client: "Client", run: Run) -> Run:
     """Show the run's build and log as they grow; return it as it ended."""
     run = _prepared(output, client, run)
     if not run.ended:
-        for piece in client.runs.log(run.id, follow=True):
-            output.raw(piece)
-        run = client.runs.wait(run.id)
+        with _telling_when_it_only_stores(output, client, run.id):
+            for piece in client.runs.log(run.id, follow=True):
+                output.raw(piece)
+            run = client.runs.wait(run.id)
     elif run.model_dump().get("log_bytes"):
         for piece in client.runs.log(run.id, follow=False):
             output.raw(piece)
     return run
+
+
+@contextmanager
+def _telling_when_it_only_stores(output: Output, client: "Client", run_id: str) -> Iterator[None]:
+    """Say once, beside the log, that the script has ended and what it left is being stored."""
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(_LOOK_SECONDS):
+            with suppress(ClocheError):
+                if client.runs.get(run_id).status == "Finalizing":
+                    output.note(f"the script of run {run_id} has ended; its outputs and log are being stored …")
+                    return
+
+    watcher = threading.Thread(target=look, name="finalizing", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
 
 
 def _prepared(output: Output, client: "Client", run: Run) -> Run:
@@ -113,14 +139,24 @@ def _build_of(client: "Client", run: Run) -> str | None:
 def summary(run: Run, metrics: Mapping[str, object], outputs: int) -> str:
     """Return how a run ended, on one line."""
     item = run.model_dump(mode="json")
-    took = duration(seconds_between(item.get("started_at"), item.get("ended_at")))
+    took = took_of(item)
     parts = [f"run {run.id} {run.status}"]
     if took != DASH:
         parts.append(took)
     parts.append(ending_of(item.get("exit")))
     parts.append(f"{len(metrics)} metrics" if len(metrics) != 1 else "1 metric")
     parts.append(f"{outputs} output files" if outputs != 1 else "1 output file")
+    left_out = item.get("left_out")
+    if isinstance(left_out, list) and left_out:
+        parts.append(f"not kept: {'; '.join(map(str, left_out))}")
     return " · ".join(part for part in parts if part)
+
+
+def took_of(item: Mapping[str, object]) -> str:
+    """Return how long a run's script took, and how long it took to store what it left where that was long."""
+    took = duration(seconds_between(item.get("started_at"), item.get("ended_at")))
+    storing = seconds_between(item.get("ended_at"), item.get("stored_at"))
+    return f"{took} + {duration(storing)} to store what it left" if storing and storing >= _LONG_STORING else took
 
 
 def ending_of(ended: object) -> str:

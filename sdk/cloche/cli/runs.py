@@ -215,11 +215,12 @@ def _fields(item: dict[str, object]) -> list[tuple[str, str]]:
         ("submitted", f"{cell(item.get('created_at'))} by {cell(item.get('created_by'))}"),
         ("started", cell(item.get("started_at"))),
         ("ended", cell(item.get("ended_at"))),
-        ("took", duration(seconds_between(item.get("started_at"), item.get("ended_at")))),
+        ("took", following.took_of(item)),
         ("exit", following.ending_of(item.get("exit")) or "-"),
         ("tags", cell(item.get("tags"))),
         ("properties", cell(item.get("properties"))),
     ]
+    pairs += [("not kept", one) for one in _texts(item.get("left_out"))]
     if isinstance(problem, dict):
         pairs += [("problem", str(problem.get("message"))), ("code", str(problem.get("code")))]
         pairs.append(("do", cell(problem.get("todo"))))

@@ -7,7 +7,7 @@ whatever the run's stream does not say yet.
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -96,6 +96,8 @@ class Attempt:
         self._begun_at = ""
         """When the user's code began, as long as the stream does not say it."""
         self._origin = service_origin(stream.id)
+        self._left_out: tuple[str, ...] = ()
+        """What of the outputs was not kept, in clauses."""
         self._over: tuple[Verdict, Ended] | None = None
         """What the end of the user's code means, once it ended for a reason of its own."""
         if process is not None:
@@ -330,10 +332,11 @@ class Attempt:
             # another attempt may follow, and its fence counts documents
             await self._tell_ended(ended)
         at = self._core.writer.now()
+        told = replace(verdict, left_out=self._left_out, stored_at=at)
 
         def conclude(run: Run) -> Decision:
             end = ended_at(run.started_at, ended, at)
-            return decisions.decide_ended(run, self.fence, verdict, shipped, outputs, end)
+            return decisions.decide_ended(run, self.fence, told, shipped, outputs, end)
 
         await self._change(lambda run: decisions.decide_all(run, self._begin, self._finalize(ended, at), conclude))
 
@@ -353,6 +356,7 @@ class Attempt:
         (left, fault), (uploaded, other) = await asyncio.gather(
             _kept(lambda: self._left(budget)), _kept(lambda: self._parts.attempts.uploads(self.id, self._blobs, budget))
         )
+        self._left_out = budget.told()
         entries: dict[str, FileEntry] = {entry.path: entry for entry in (*left, *uploaded)}
         manifest = Manifest(files=tuple(entries[path] for path in sorted(entries)))
         return (await self._blobs.put_bytes(manifest_bytes(manifest))).digest, fault or other

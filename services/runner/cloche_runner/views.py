@@ -53,10 +53,12 @@ class RunView(BaseModel):
     gpus: list[str]
     created_at: str
     started_at: str | None
-    ended_at: str | None
+    ended_at: str | None = Field(description="When its process ended.")
+    stored_at: str | None = Field(default=None, description="When its outputs and log were stored.")
     exit: Ended | None
     problem: ProblemView | None
     outputs: str | None = Field(description="Digest of the outputs' manifest.")
+    left_out: list[str] = Field(default=[], description="What lay among the outputs and was not kept, and why.")
     tags: dict[str, str]
     properties: dict[str, str]
     priority: int
@@ -91,9 +93,11 @@ def run_view(stream: StreamId, run: Run, created_by: str = "") -> RunView:
         created_at=run.created_at,
         started_at=run.started_at or None,
         ended_at=run.ended_at or None,
+        stored_at=run.stored_at or None,
         exit=run.ended,
         problem=_problem(run.problem) if run.phase == "failed" else None,
         outputs=run.outputs,
+        left_out=list(run.left_out),
         tags=run.measures.tags,
         properties=run.measures.properties,
         priority=spec.priority,

@@ -12,6 +12,8 @@ from cloche_shared.ports.blobs import Blobs
 
 SHOWN_FAULTS = 3
 """How many faults a message names."""
+NAMED = 20
+"""How much of what was left out is named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +52,17 @@ class PartlyCollectedError(Failed):
 
 
 class Budget:
-    """How many bytes may still be collected. A file that does not fit is left out; smaller ones may fit."""
+    """How many bytes may still be collected. A file that does not fit is left out; smaller ones may fit.
+
+    What nobody collects, such as a pipe, is no fault: `told` names it, so that it is not missed in silence.
+    """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.over = False
+        self._named: list[str] = []
         self._left = limit
+        self._unnamed = 0
 
     def take(self, size: int) -> bool:
         """Whether a file fits; its size is taken off then."""
@@ -64,6 +71,16 @@ class Budget:
             return False
         self._left -= size
         return True
+
+    def leave(self, path: str, why: str) -> None:
+        """Name what is not collected; beyond some they are counted."""
+        self._unnamed += len(self._named) >= NAMED
+        if len(self._named) < NAMED:
+            self._named.append(f"{path}: {why}")
+
+    def told(self) -> tuple[str, ...]:
+        """Return what was left out, in clauses for people."""
+        return (*self._named, *([f"and {self._unnamed} more"] if self._unnamed else ()))
 
     def fault(self, path: str, size: int) -> str:
         """Say that a file was left out."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cloche_runner.ports import AttemptPaths
+from cloche_shared.adapters.local_node_files.collecting import shown
 from cloche_shared.adapters.local_node_files.folders import Folders
 from cloche_shared.adapters.sharing import PRIVATE, Sharing
 from cloche_shared.contracts.files import FileEntry
@@ -50,7 +51,7 @@ class LocalAttemptFiles:
             return []
         if self._sharing.is_shared:
             return await self._from_strangers(attempt_id, blobs, budget)
-        found = await asyncio.to_thread(lambda: list(_regular_files(folder)))
+        found = await asyncio.to_thread(lambda: list(_regular_files(folder, budget)))
         entries, faults = [], []
         for name, path, executable in found:
             size = path.lstat().st_size
@@ -127,15 +128,20 @@ def _read(path: Path, offset: int, limit: int) -> bytes:
         os.close(descriptor)
 
 
-def _regular_files(folder: Path) -> Iterator[tuple[str, Path, bool]]:
+def _regular_files(folder: Path, budget: Budget | None) -> Iterator[tuple[str, Path, bool]]:
     for at, folders, files in os.walk(folder):
         folders.sort()
         for file in sorted(files):
             path = Path(at) / file
             name = path.relative_to(folder).as_posix()
             mode = path.lstat().st_mode
-            if stat.S_ISREG(mode) and path_fault(name) is None and not _PART.fullmatch(file):
+            if _PART.fullmatch(file):
+                continue
+            fault = path_fault(name) if stat.S_ISREG(mode) else "it is not a regular file"
+            if fault is None:
                 yield name, path, bool(mode & 0o100)
+            elif budget is not None:
+                budget.leave(shown(name), fault)
 
 
 def _names(root: Path) -> list[str]:

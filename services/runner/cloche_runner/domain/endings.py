@@ -3,7 +3,7 @@
 import errno
 import os
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
@@ -25,10 +25,15 @@ _SCARCE = tuple(
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`user`: the user's code failed and may be tried again if that was asked for; `final`: trying again is no use."""
+    """`user`: the user's code failed and may be tried again if that was asked for; `final`: trying again is no use.
+
+    `left_out` names what was not kept of the outputs; `stored_at` is when the others were.
+    """
 
     kind: Kind
     problem: Problem | None = None
+    left_out: tuple[str, ...] = ()
+    stored_at: str = ""
 
 
 def judge(ended: Ended, spec: RunSpec, *, log_tail: str = "") -> Verdict:
@@ -56,7 +61,7 @@ def without_outputs(verdict: Verdict, problem: Problem) -> Verdict:
 
     The user's code has ended, so it is never run again for that.
     """
-    return Verdict("final", problem) if verdict.kind == "completed" else verdict
+    return replace(verdict, kind="final", problem=problem) if verdict.kind == "completed" else verdict
 
 
 def ended_at(started_at: str, ended: Ended, now: str) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from cloche_runner.domain.endings import Verdict
 from cloche_runner.domain.runs import Run, evolve
@@ -160,14 +161,15 @@ def decide_ended(run: Run, fence: int, verdict: Verdict, ended: Ended, outputs: 
 
 def _outcome(run: Run, verdict: Verdict, ended: Ended, outputs: str | None, at: str) -> Fact:
     environment = run.environment
+    kept: dict[str, Any] = {"at": at, "stored_at": verdict.stored_at, "left_out": verdict.left_out}
     if verdict.kind == "completed" and environment is not None and outputs is not None:
-        return RunCompleted(outputs=outputs, ended=ended, environment=environment, at=at)
+        return RunCompleted(outputs=outputs, ended=ended, environment=environment, **kept)
     if verdict.problem is None:
-        return RunCanceled(outputs=outputs, ended=ended, environment=environment, at=at)
+        return RunCanceled(outputs=outputs, ended=ended, environment=environment, **kept)
     retries = run.spec.retries if run.spec is not None else 0
     if verdict.kind == "user" and run.failures < retries and not run.canceling:
         return RunRequeued(attempt=run.attempt + 1, cause="user", ended=ended)
-    return RunFailed(problem=verdict.problem, outputs=outputs, ended=ended, environment=environment, at=at)
+    return RunFailed(problem=verdict.problem, outputs=outputs, ended=ended, environment=environment, **kept)
 
 
 def decide_abandoned(run: Run, fence: int, problem: Problem, at: str) -> Decision:

@@ -101,6 +101,8 @@ class Run(BaseModel):
     created_at: str = ""
     started_at: str = ""
     ended_at: str = ""
+    stored_at: str = ""
+    left_out: tuple[str, ...] = ()
     measures: Measures = Field(default_factory=Measures)
 
     @property
@@ -209,6 +211,8 @@ def _end(run: Run, phase: Phase, fact: RunCompleted | RunFailed | RunCanceled, p
         "outputs": fact.outputs,
         "ended": fact.ended,
         "ended_at": fact.at,
+        "stored_at": fact.stored_at,
+        "left_out": fact.left_out,
     }
     if not run.riding:
         changes["logs"] = _with_log(run, ended)

@@ -1,27 +1,25 @@
 """Working folders: a snapshot's tree out, outputs and logs in. Links are never followed."""
 
 import asyncio
-import itertools
 import os
 import posixpath
 import re
-import stat
-from collections.abc import AsyncIterator, Iterator, Sequence
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from cloche_shared.adapters.local_node_files.collecting import CHUNK, collect
 from cloche_shared.adapters.removal import remove_folder
 from cloche_shared.blobs.errors import disk_error
 from cloche_shared.contracts.files import FileEntry, Manifest
 from cloche_shared.errors import Failed, Invalid, NotFound
 from cloche_shared.ports.blobs import Blobs
-from cloche_shared.ports.node_files import Budget, PartlyCollectedError
-from cloche_shared.store.paths import check_manifest, check_path, path_fault
+from cloche_shared.ports.node_files import Budget
+from cloche_shared.store.paths import check_manifest, check_path
 
-CHUNK = 1 << 20
 AT_ONCE = 8
 FEW = 16
 """Files of a snapshot that one thread writes."""
-MAX_FILES = 100_000
 
 _WORK_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 
@@ -85,26 +83,9 @@ class Folders:
 
         Raises `PartlyCollectedError` when there are files that cannot be read, too many, or too large ones.
         """
-        root = self.path(work_id)
         for folder in folders:
             check_path(folder, pointer="/folders")
-        entries: list[FileEntry] = []
-        faults: list[str] = []
-        there = _there(root, folders)
-        for path in await asyncio.to_thread(_found, root, there, faults) if there else ():
-            try:
-                entry = await _store(root, path, blobs, budget)
-            except (TimeoutError, ConnectionError):
-                raise  # the store's, not the file's
-            except _NoRoomError as error:
-                faults.append(str(error))
-            except OSError as error:
-                faults.append(_fault(path, error))
-            else:
-                entries.extend([entry] if entry is not None else [])
-        if faults:
-            raise PartlyCollectedError(faults, entries, limit=budget.limit if budget and budget.over else None)
-        return Manifest(files=tuple(entries))
+        return await collect(self.path(work_id), folders, blobs, budget or Budget(sys.maxsize))
 
     async def discard(self, work_id: str) -> None:
         """Remove a working folder."""
@@ -144,90 +125,3 @@ def _copy(source: Path, target: Path, mode: int) -> None:
     with os.fdopen(file, "wb") as writer, source.open("rb") as reader:
         while chunk := reader.read(CHUNK):
             writer.write(chunk)
-
-
-def _fault(path: str, error: OSError) -> str:
-    return f"{path}: {error.strerror or type(error).__name__}"
-
-
-def _there(root: Path, folders: Sequence[str]) -> list[str]:
-    """Return which folders there are. It runs on the loop: most runs leave none, and a thread costs more."""
-    return [folder for folder in folders if os.path.lexists(root / folder)]
-
-
-def _found(root: Path, folders: Sequence[str], faults: list[str]) -> list[str]:
-    """Return the paths to collect, sorted, `MAX_FILES` at most; what cannot be looked at is noted."""
-    found = list(itertools.islice(_regular(root, folders, faults), MAX_FILES + 1))
-    if len(found) > MAX_FILES:
-        faults.append(f"there are more than {MAX_FILES} files")
-    return sorted(found[:MAX_FILES])
-
-
-def _regular(root: Path, folders: Sequence[str], faults: list[str]) -> Iterator[str]:
-    """Yield the paths of regular files below the folders whose names can be carried."""
-
-    def refused(error: OSError) -> None:
-        faults.append(_fault(os.path.relpath(os.fsdecode(error.filename or root), root), error))
-
-    for folder in folders:
-        if _is_linked(root, folder) or not (root / folder).is_dir():
-            continue
-        for found, _, names, handle in os.fwalk(root / folder, onerror=refused, follow_symlinks=False):
-            for name in names:
-                path = os.path.relpath(f"{found}/{name}", root)
-                if path_fault(path) is None and _is_regular(name, handle):
-                    yield path
-
-
-def _is_regular(name: str, folder: int) -> bool:
-    try:
-        return stat.S_ISREG(os.lstat(name, dir_fd=folder).st_mode)
-    except FileNotFoundError:
-        return False
-
-
-def _is_linked(root: Path, folder: str) -> bool:
-    parts = folder.split("/")
-    return any((root / "/".join(parts[:count])).is_symlink() for count in range(1, len(parts) + 1))
-
-
-class _NoRoomError(Exception):
-    """A file does not fit the budget."""
-
-
-async def _store(root: Path, path: str, blobs: Blobs, budget: Budget | None) -> FileEntry | None:
-    """Store one file; None when it is gone, or no longer a regular file. Raises `_NoRoomError`."""
-    file = await asyncio.to_thread(_open_below, root, path)
-    if file is None:
-        return None
-    with os.fdopen(file, "rb") as stream:
-        status = os.fstat(stream.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            return None
-        if budget is not None and not budget.take(status.st_size):
-            raise _NoRoomError(budget.fault(path, status.st_size))
-        blob = await blobs.put(_chunks(stream.fileno()))
-    return FileEntry(path=path, digest=blob.digest, size=blob.size, executable=bool(status.st_mode & 0o100))
-
-
-def _open_below(root: Path, path: str) -> int | None:
-    """Open a file without following a link in any of its parts."""
-    *parents, name = path.split("/")
-    folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        for part in parents:
-            inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
-            os.close(folder)
-            folder = inner
-        return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
-    except OSError as error:
-        if error.errno is not None and isinstance(error, PermissionError):
-            raise
-        return None
-    finally:
-        os.close(folder)
-
-
-async def _chunks(file: int) -> AsyncIterator[bytes]:
-    while chunk := await asyncio.to_thread(os.read, file, CHUNK):
-        yield chunk

@@ -114,12 +114,18 @@ class RunMeasured(Fact):
 
 
 class RunCompleted(Fact):
-    """Ended well. `outputs` is the digest of the manifest in the runner's blobs of the project."""
+    """Ended well. `outputs` is the digest of the manifest in the runner's blobs of the project.
+
+    `at` is when the user's code ended, `stored_at` when its outputs and log were stored; `left_out` names what lay
+    among the outputs and was not kept.
+    """
 
     outputs: Digest
     ended: Ended
     environment: ResolvedEnvironment
     at: str = ""
+    stored_at: str = ""
+    left_out: tuple[str, ...] = ()
 
 
 class RunFailed(Fact):
@@ -130,6 +136,8 @@ class RunFailed(Fact):
     ended: Ended | None = None
     environment: ResolvedEnvironment | None = None
     at: str = ""
+    stored_at: str = ""
+    left_out: tuple[str, ...] = ()
 
 
 class RunCanceled(Fact):
@@ -139,6 +147,8 @@ class RunCanceled(Fact):
     ended: Ended | None = None
     environment: ResolvedEnvironment | None = None
     at: str = ""
+    stored_at: str = ""
+    left_out: tuple[str, ...] = ()
 
 
 class NodeGpu(Lenient):
