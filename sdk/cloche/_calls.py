@@ -97,10 +97,14 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class Take:
-    """Read a file or folder as a snapshot, `without` some folders at its top."""
+    """Read a file or folder as a snapshot, `without` some folders at its top.
+
+    With `follow` links that lead out of it are followed: what is a model often is such a folder.
+    """
 
     path: Path
     without: tuple[str, ...] = ()
+    follow: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +135,9 @@ def send_all(calls: Iterable[Call]) -> Operation[list[Answer]]:
     return answers
 
 
-def snapshot_of(path: Path, without: tuple[str, ...] = ()) -> Operation[Snapshot]:
+def snapshot_of(path: Path, without: tuple[str, ...] = (), *, follow: bool = False) -> Operation[Snapshot]:
     """Return the snapshot of a file or folder. Raises what `take_one` raises."""
-    snapshot: Snapshot = yield Take(path, without)
+    snapshot: Snapshot = yield Take(path, without, follow)
     return snapshot
 
 

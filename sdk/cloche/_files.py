@@ -5,6 +5,7 @@ gitignore's patterns. Version control, caches and virtual environments are never
 """
 
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ NEVER_ENDINGS = (".pyc", ".pyo")
 MAX_FILES = 10_000
 MAX_BYTES = 300 * 1024 * 1024
 CHUNK = 1024 * 1024
+_log = logging.getLogger("cloche")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,8 @@ class Ignore:
 
     def __init__(self, lines: list[str] | None = None, without: Collection[str] = ()) -> None:
         self._without = without
+        self.follows = False
+        """Whether links that lead out of the folder are followed."""
         self._says: Callable[[str], bool] = lambda _path: False
         if lines is not None:
             import pathspec  # noqa: PLC0415 - only where a folder has an ignore file
@@ -55,8 +59,10 @@ class Ignore:
         return name.endswith(NEVER_ENDINGS) or self._says(path)
 
 
-def take(folder: Path, cache: "DigestCache", without: Collection[str] = ()) -> Snapshot:
+def take(folder: Path, cache: "DigestCache", without: Collection[str] = (), *, follow: bool = False) -> Snapshot:
     """Return the snapshot of a folder, `without` some folders at its top.
+
+    Links that lead out of the folder are left out and told of, unless they are to be followed.
 
     Raises `NotFound` (`source_not_found`), `TooLarge` (`snapshot_too_large`), `Invalid` (`unsafe_path`).
     """
@@ -65,7 +71,7 @@ def take(folder: Path, cache: "DigestCache", without: Collection[str] = ()) -> S
     entries: list[FileEntry] = []
     paths: dict[str, Path] = {}
     total = 0
-    for name, path in sorted(_walk(folder, _rules(folder, without))):
+    for name, path in sorted(_walk(folder, _rules(folder, without, follow=follow))):
         digest, size, executable = cache.digest(path)
         total += size
         if len(entries) >= MAX_FILES or total > MAX_BYTES:
@@ -79,10 +85,10 @@ def take(folder: Path, cache: "DigestCache", without: Collection[str] = ()) -> S
     return _snapshot(entries, paths)
 
 
-def take_one(path: Path, cache: "DigestCache", without: Collection[str] = ()) -> Snapshot:
+def take_one(path: Path, cache: "DigestCache", without: Collection[str] = (), *, follow: bool = False) -> Snapshot:
     """Return the snapshot that holds one file, or a folder's files."""
     if path.is_dir():
-        return take(path, cache, without)
+        return take(path, cache, without, follow=follow)
     if not path.is_file():
         raise NotFound("source_not_found", f"There is no file {path}.", todo="Name a file that exists.")
     digest, size, executable = cache.digest(path)
@@ -107,7 +113,13 @@ def _entry(name: str, digest: str, size: int, *, executable: bool) -> FileEntry:
     return FileEntry(path=name, digest=digest, size=size, executable=executable)
 
 
-def _rules(folder: Path, without: Collection[str]) -> Ignore:
+def _rules(folder: Path, without: Collection[str], *, follow: bool) -> Ignore:
+    found = _ignoring(folder, without)
+    found.follows = follow
+    return found
+
+
+def _ignoring(folder: Path, without: Collection[str]) -> Ignore:
     for name in IGNORE_FILES:
         path = folder / name
         if path.is_file():
@@ -122,8 +134,18 @@ def _walk(root: Path, ignored: Ignore, below: str = "") -> Iterator[tuple[str, P
             if item.is_dir(follow_symlinks=False):
                 if not ignored(name, folder=True):
                     yield from _walk(root, ignored, f"{name}/")
-            elif item.is_file() and not ignored(name, folder=False):
+            elif not ignored(name, folder=False) and _is_sent(root, name, item, follows=ignored.follows):
                 yield name, Path(item.path)
+
+
+def _is_sent(root: Path, name: str, item: "os.DirEntry[str]", *, follows: bool) -> bool:
+    """Whether an entry is a file, or a link to one inside the folder; what else there is is told of and not sent."""
+    anywhere = follows or not item.is_symlink()
+    if item.is_file() and (anywhere or Path(item.path).resolve().is_relative_to(root.resolve())):
+        return True
+    kind = "a link to a folder, to nothing, or out of the folder" if item.is_symlink() else "no regular file"
+    _log.warning("%s is not sent: it is %s.", name if name.isprintable() else ascii(name), kind)
+    return False
 
 
 class DigestCache:

@@ -192,7 +192,7 @@ class Models(Resource):
         snapshot = None
         run_id = from_run
         if from_run is None:
-            snapshot = yield from snapshot_of(Path(path))
+            snapshot = yield from snapshot_of(Path(path), follow=True)
         elif from_run == "@last":
             run_id = (yield from ops.find_run(from_run)).id
         fields = {"tags": dict(tags or {}), "description": description}

@@ -112,7 +112,7 @@ class AsyncClient(Async, described.Connection):
             await asyncio.sleep(step.seconds)
             return None
         if isinstance(step, Take):
-            return await asyncio.to_thread(take_one, step.path, self._digests, step.without)
+            return await asyncio.to_thread(take_one, step.path, self._digests, step.without, follow=step.follow)
         if isinstance(step, Fetch):
             return await self._fetch(step.call, step.to)
         gate = asyncio.Semaphore(PARALLEL)

@@ -112,7 +112,7 @@ class Client(Sync, described.Connection):
             time.sleep(step.seconds)
             return None
         if isinstance(step, Take):
-            return take_one(step.path, self._digests, step.without)
+            return take_one(step.path, self._digests, step.without, follow=step.follow)
         if isinstance(step, Fetch):
             return self._fetch(step.call, step.to)
         with ThreadPoolExecutor(max_workers=PARALLEL) as pool:

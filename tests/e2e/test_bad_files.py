@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -157,13 +158,16 @@ def test_a_snapshot_over_the_limit_is_refused_by_the_server_too(topology: Topolo
         problem(answer, 413, "snapshot_too_large", names="10")
 
 
-def test_a_link_to_a_file_outside_is_sent_as_its_content_or_not_at_all(client: Client, script: Scripts) -> None:
-    train = script("import os\nprint(os.path.islink('linked.txt'), os.path.exists('folder'))")
+def test_links_are_sent_as_files_of_the_folder_or_not_at_all_and_told(topology: Topology, script: Scripts) -> None:
+    train = script("import os\nprint(sorted(os.listdir()), os.path.islink('linked.txt'))")
     (train.parent / "linked.txt").symlink_to(train)
-    (train.parent / "folder").symlink_to("/etc")
-    run = completed(client, train)
-    log = b"".join(client.runs.log(run.id, follow=False)).decode()
-    assert log == "False False\n"
+    for name, target in (("folder", "/etc"), ("outside", "/etc/passwd"), ("nothing", "nowhere")):
+        (train.parent / name).symlink_to(target)
+    os.mkfifo(train.parent / "pipe")
+    ended = topology.cli("submit", train, "--cpus", "0.1", "--memory", "64MiB", "--follow")
+    assert "['linked.txt', 'train.py'] False" in ended.out
+    for name in ("folder", "outside", "nothing", "pipe"):
+        assert f"{name} is not sent: it is " in ended.err, ended.err
 
 
 def test_files_of_a_snapshot_by_hand_do_not_become_the_runs_outputs(topology: Topology, client: Client) -> None:

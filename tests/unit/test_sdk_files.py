@@ -54,6 +54,15 @@ def test_our_own_ignore_file_goes_before_the_others(tmp_path: Path) -> None:
     assert names(tmp_path) == ["b.py"]
 
 
+def test_links_that_lead_out_are_followed_for_models_only(tmp_path: Path) -> None:
+    folder(tmp_path / "cache", weights="w")
+    folder(tmp_path / "model", config="c")
+    (tmp_path / "model/weights").symlink_to(tmp_path / "cache/weights")
+    assert names(tmp_path / "model") == ["config"]
+    found = take(tmp_path / "model", DigestCache(), follow=True).manifest.files
+    assert [entry.path for entry in found] == ["config", "weights"]
+
+
 def test_a_runs_own_folders_stay_here_and_others_of_their_names_travel(tmp_path: Path) -> None:
     folder(tmp_path, x_dot_py="", outputs__model_dot_pkl="", logs__a_dot_txt="", data__outputs__y_dot_txt="")
     found = take(tmp_path, DigestCache(), RUNS_OWN).manifest.files
