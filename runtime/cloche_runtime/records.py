@@ -32,10 +32,18 @@ LONGEST_LINE = 1024 * 1024
 
 
 def scalar(value: object) -> Value:
-    """Return a number, string or boolean as JSON can hold it; numpy's and torch's scalars through `item()`."""
+    """Return a number, string or boolean as JSON can hold it; numpy's and torch's scalars through `item()`.
+
+    An integer of more than 64 bits becomes a float; ValueError for one that no float can hold.
+    """
     item = getattr(value, "item", None)
     if item is not None and not isinstance(value, (bool, int, float, str)):
         value = item()
+    if isinstance(value, int) and not isinstance(value, bool) and not -(2**63) <= value < 2**64:
+        try:
+            value = float(value)
+        except OverflowError:
+            raise ValueError("A metric's value must fit a float; this integer is too large.") from None
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, (bool, int, float, str)):

@@ -103,6 +103,15 @@ def test_a_list_is_refused_where_one_value_is_meant(run: Run, value: object) -> 
         run.log("m", value)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("value", [10**400, -(10**400)])
+def test_a_number_that_cannot_be_kept_is_refused_and_not_lost(run: Run, value: int) -> None:
+    with pytest.raises(ValueError, match="fit a float"):
+        run.log("big", value)
+    for kept in (10**30, 2**64 - 1, -(2**63)):
+        run.log("large", kept)
+    assert run.get_metrics() == {"large": [pytest.approx(1e30), 2**64 - 1, -(2**63)]}
+
+
 def test_what_is_no_value_is_refused(run: Run) -> None:
     with pytest.raises(TypeError, match="not NoneType"):
         run.log("m", None)  # type: ignore[arg-type]
