@@ -118,6 +118,20 @@ def test_a_name_that_is_taken(topology: Topology, client: Client, script: Script
     client.services.delete(name)
 
 
+@pytest.mark.parametrize("much", [{"cpus": 1000}, {"memory": 9000 * 2**30}])
+def test_a_service_that_no_node_could_hold_is_refused(
+    client: Client, script: Scripts, unique: Names, much: dict[str, Any]
+) -> None:
+    refuses(client, unique("much"), script(ECHO, "score.py"), "insufficient_resources", names="largest node", **much)
+
+
+def test_a_service_that_asks_for_some_of_its_node_gets_a_place(client: Client, script: Scripts, unique: Names) -> None:
+    name = unique("some")
+    deployed(client, name, script(ECHO, "score.py"), memory=600 * 2**20)
+    assert client.services.score(name, "x") == "x"
+    client.services.delete(name)
+
+
 def test_a_deployment_that_failed_is_repeated_by_the_same_command(
     topology: Topology, client: Client, script: Scripts, unique: Names
 ) -> None:

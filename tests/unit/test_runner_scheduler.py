@@ -86,6 +86,12 @@ def test_replicas_are_answered_once_and_refused_with_the_reason() -> None:
     held = after(here, given_)
     again = rules.decide_replica(held, "n1", claimant)
     assert (again.facts, again.answer) == ((), given_.answer)
+    shared = Resources(cpus=0, memory=0)
+    for within in (Resources(cpus=400), Resources(memory=2**50)):
+        much = rules.decide_replica(here, "n1", Claimant("service/p/s#3.0", shared, within)).answer
+        assert isinstance(much, ReplicaRefused)
+        assert much.problem.code == "insufficient_resources"
+        assert "the largest node has" in much.problem.message
     busy = rules.decide_replica(held, "n1", Claimant("service/p/s#2.1", Resources(gpus=1))).answer
     never = rules.decide_replica(held, "n1", Claimant("service/p/s#2.1", Resources(gpus=2))).answer
     assert isinstance(busy, ReplicaRefused)

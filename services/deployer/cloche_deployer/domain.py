@@ -221,22 +221,28 @@ def decide_resolved(state: ServiceState, revision: int, answer: ReferencesResolv
 
 
 def decide_provided(state: ServiceState, revision: int, answer: ImageProvided, *, many: bool = False) -> Decision:
-    """Go on to the workers, or first ask for a place: for GPUs always, for a node where there may be `many`."""
+    """Go on to the workers, or first ask for a place: for GPUs, for much of a node, and where there may be `many`."""
     if not _awaited(state, revision, "preparing"):
         return Decision()
     facts: list[Fact] = [
         RevisionProvided(revision=revision, lock_digest=answer.lock_digest, scope=answer.scope, image=answer.image)
     ]
-    if many or state.revisions[revision].spec.resources.gpus:
+    if many or _is_much(state.revisions[revision].spec.resources):
         facts.append(_request(state.revisions[revision]))
     return Decision(facts)
 
 
 def _request(revision: Revision) -> ReplicaRequested:
-    """Ask for a place. A service without GPUs shares its node's CPUs, so it asks for nothing but the node."""
+    """Ask for a place. Without GPUs a service shares its node, and asks for nothing but that the node has enough."""
     wanted = revision.spec.resources
     resources = wanted if wanted.gpus else Resources(cpus=0, memory=0)
-    return ReplicaRequested(revision=revision.number, replica=0, resources=resources)
+    return ReplicaRequested(revision=revision.number, replica=0, resources=resources, within=wanted)
+
+
+def _is_much(wanted: Resources) -> bool:
+    """Whether there may be no node that has so much; what is asked for by default every node has."""
+    usual = Resources()
+    return bool(wanted.gpus) or wanted.cpus > usual.cpus or wanted.memory > usual.memory
 
 
 def decide_placed(state: ServiceState, revision: int, answer: ReplicaAllocated) -> Decision:

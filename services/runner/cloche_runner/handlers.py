@@ -287,14 +287,15 @@ class Answers:
 
     async def replica_requested(self, stream: StreamId, origin: Origin, fact: ReplicaRequested) -> None:
         """Answer a scoring replica that wants room, from the node that was looked at."""
-        claimant = Claimant(replica_holder(stream, fact.revision, fact.replica), fact.resources)
+        claimant = Claimant(replica_holder(stream, fact.revision, fact.replica), fact.resources, fact.within)
         nodes = {name: node for name, node in self._core.board.nodes.items() if node.is_here}
         if not nodes:
             raise Unavailable("no_node", "No node is there yet to answer for a replica.")
         having = [name for name, node in nodes.items() if claimant.holder in node.held]
         emptiest = sorted(nodes, key=lambda name: (len(nodes[name].held), name))
-        fitting = [name for name in emptiest if node_rules.fits(nodes[name], claimant.resources)]
-        chosen = (having or fitting or sorted(nodes))[0]
+        able = [name for name in emptiest if claimant.could_live_on(nodes[name])]
+        fitting = [name for name in able if node_rules.fits(nodes[name], claimant.resources)]
+        chosen = (having or fitting or able or sorted(nodes))[0]
         await self._core.change_node(chosen, origin, lambda node: node_rules.decide_replica(node, chosen, claimant))
 
     async def replica_ended(self, stream: StreamId, origin: Origin, fact: ReplicaEnded) -> None:

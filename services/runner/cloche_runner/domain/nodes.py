@@ -149,6 +149,12 @@ class Claimant:
     holder: str
     resources: Resources
 
+    within: Resources | None = None
+    """What the node must have in all, though others may use it too."""
+
+    def could_live_on(self, node: "Node") -> bool:
+        """Whether an empty node of this kind would do."""
+        return self.within is None or could_fit(node, self.within)
 
 def decide_join(node: Node, offer: Offer, address: str) -> Decision:
     """Offer what the node has; nothing when that is known and the node is not lost."""
@@ -205,6 +211,8 @@ def no_room(nodes: Sequence[Node], wanted: Resources) -> Problem:
         return Problem(code="insufficient_resources", message=f"The replica {lack}", todo="Ask for less.")
     return Problem(
         code="resources_busy",
+    if claimant.within is not None and not claimant.could_live_on(node):
+        return Decision(answer=ReplicaRefused(problem=no_room([node], claimant.within)))
         message=f"The replica {waits_for(nodes, wanted)}",
         todo="Wait for runs to end, or cancel some, then deploy again.",
     )

@@ -36,11 +36,15 @@ class ServicePreparing(Fact):
 
 
 class ReplicaRequested(Fact):
-    """The revision needs a place: a node, and GPUs there; the runner decides."""
+    """The revision needs a place: a node, and GPUs there; the runner decides.
+
+    `resources` are allocated; `within` is what the node must have in all, shared with others.
+    """
 
     revision: int
     replica: int
     resources: Resources
+    within: Resources | None = None
 
 
 class ReplicaPlaced(Fact):
