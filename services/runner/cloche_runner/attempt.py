@@ -6,7 +6,7 @@ whatever the run's stream does not say yet.
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -22,6 +22,7 @@ from cloche_runner.ports import AttemptFiles
 from cloche_runner.prefixes import Prefixes
 from cloche_shared.bus.dispatch import TRANSIENT
 from cloche_shared.contracts.files import FileEntry, Manifest
+from cloche_runner.spooled import log_bytes, log_tail
 from cloche_shared.contracts.references import Problem
 from cloche_shared.contracts.runs import RUNS_OWN, Ended, RunSpec
 from cloche_shared.errors import ClocheError, Unavailable
@@ -35,8 +36,6 @@ from cloche_shared.store.hashing import manifest_bytes
 
 _log = notes_of(__name__)
 OWNER = "runner"
-TAIL_BYTES = 4096
-TAIL_LINES = 20
 LONGEST_BACKOFF = 60.0
 BRIEF_S = 0.02
 """Seconds that the word of a program's beginning is held back: what ends within them is told of in one commit."""
@@ -280,7 +279,8 @@ class Attempt:
         verdict = judge(ended, self._spec, log_tail=tail)
         if verdict.kind == "infrastructure" and verdict.problem is not None:
             await self._tell_begun()
-            await self._lose(verdict.problem, await self._with_log(process, ended))
+            mark = f"cloche: attempt {self.number} was lost: {ended.detail or ended.ending}"
+            await self._lose(verdict.problem, await self._with_log(process, ended, mark))
             return
         self._over = (verdict, ended)
         try:
@@ -297,7 +297,7 @@ class Attempt:
         async with _together() as group:
             group.create_task(self._say_finalizing(ended, stored))
             collected = group.create_task(self._collect())
-            shipped = group.create_task(self._with_log(process, ended))
+            shipped = group.create_task(self._with_log(process, ended, await self._mark()))
             rest = [group.create_task(self._meter.drain()), group.create_task(self._release())]
             await asyncio.wait([collected, shipped, *rest])
             stored.set()
@@ -340,11 +340,20 @@ class Attempt:
 
         await self._change(lambda run: decisions.decide_all(run, self._begin, self._finalize(ended, at), conclude))
 
-    async def _with_log(self, process: Process, ended: Ended) -> Ended:
-        """Ship the log, if there is one."""
+    async def _mark(self) -> str:
+        """Return what ends the attempt's log where another attempt's follows it; empty for the last."""
+        verdict, _ = self._over or (None, None)
+        if not self._spec.retries or verdict is None or verdict.kind != "user":
+            return ""
+        run = await self._run()
+        again = run.failures < self._spec.retries and not run.canceling
+        return f"cloche: attempt {self.number} failed; another one follows" if again else ""
+
+    async def _with_log(self, process: Process, ended: Ended, mark: str = "") -> Ended:
+        """Ship the log, if there is one, with a line of ours at its end."""
         if not ended.log_bytes:
             return ended
-        blob = await self._blobs.put(_bytes_of(process))
+        blob = await self._blobs.put(log_bytes(process, mark))
         return ended.model_copy(update={"log": blob.digest, "log_bytes": blob.size})
 
     async def _collect(self) -> tuple[str, Problem | None]:
@@ -469,18 +478,3 @@ def ended_of(ending: Exit) -> Ended:
         peak_memory=ending.peak_memory,
         detail=ending.detail,
     )
-
-
-async def log_tail(process: Process, size: int) -> str:
-    """Return the last lines of an ended process's log."""
-    data = b""
-    with suppress(OSError):
-        async for chunk in process.log(max(0, size - TAIL_BYTES), follow=False):
-            data = (data + chunk.data)[-TAIL_BYTES:]
-    lines = data.decode(errors="replace").splitlines()
-    return "\n".join(lines[-TAIL_LINES:])
-
-
-async def _bytes_of(process: Process) -> AsyncIterator[bytes]:
-    async for chunk in process.log(0, follow=False):
-        yield chunk.data
