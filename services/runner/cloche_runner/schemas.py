@@ -6,7 +6,7 @@ from pydantic import BaseModel, Field
 
 from cloche_shared.contracts.files import FileEntry
 from cloche_shared.contracts.references import Environment, ModelRef, References
-from cloche_shared.contracts.runs import RunSpec, RunStatus
+from cloche_shared.contracts.runs import AskedResources, RunSpec, RunStatus
 from cloche_shared.store.inline import checked_references
 
 
@@ -17,12 +17,14 @@ class SubmitRun(RunSpec):
     server's default one. The snapshot's blobs and manifest were sent to `/files/runs` before.
     """
 
+    resources: AskedResources = AskedResources()
     environment: Environment | None = None
     models: tuple[ModelRef, ...] = Field(default=(), max_length=32)
 
     def spec(self) -> RunSpec:
         """Return what the runner keeps."""
-        return RunSpec.model_construct(**{name: getattr(self, name) for name in RunSpec.model_fields})
+        kept = {name: getattr(self, name) for name in RunSpec.model_fields}
+        return RunSpec.model_construct(**{**kept, "resources": self.resources.plain()})
 
     def references(self) -> References:
         """Return what the registry resolves."""

@@ -26,6 +26,10 @@ RUNS_OWN = ("outputs", "logs")
 """Folders that belong to a run: what it writes there is kept, and nothing of its source is put there."""
 
 
+MIN_MEMORY = 16 * 1024 * 1024
+"""Bytes that a user may ask for at least."""
+
+
 class Resources(Strict):
     """What a run or replica gets for itself. `memory` in bytes; `gpu_kind` restricts which GPUs count."""
 
@@ -33,6 +37,17 @@ class Resources(Strict):
     memory: int = Field(default=512 * 1024 * 1024, ge=0)
     gpus: int = Field(default=0, ge=0, le=64)
     gpu_kind: Annotated[str, StringConstraints(max_length=64)] = ""
+
+
+class AskedResources(Resources):
+    """What a user may ask for: nothing runs without a CPU, and no interpreter starts in less than 16 MiB."""
+
+    cpus: float = Field(default=1.0, gt=0, le=1024)
+    memory: int = Field(default=512 * 1024 * 1024, ge=MIN_MEMORY)
+
+    def plain(self) -> Resources:
+        """Return what is kept."""
+        return Resources.model_construct(**{name: getattr(self, name) for name in Resources.model_fields})
 
 
 class RunSpec(Strict):

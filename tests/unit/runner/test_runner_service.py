@@ -294,3 +294,11 @@ async def test_all_runs_can_be_cancelled_at_once(client: Client, cluster: Cluste
     await client.until(ids[1], "Running")
     assert await client.runner.cancel_all() == 4
     assert {(await client.ended(run_id))["status"] for run_id in ids} == {"Canceled"}
+
+
+@pytest.mark.parametrize("asked", [{"cpus": 0}, {"memory": 0}, {"memory": 1}, {"cpus": -1}])
+async def test_a_run_gets_at_least_what_an_interpreter_needs(client: Client, asked: dict[str, int]) -> None:
+    body = {"script": "a.py", "snapshot": "sha256:" + "0" * 64, "resources": asked}
+    answer = await client.post("/runs", body)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_field")
+    assert answer.json()["errors"][0]["pointer"] == f"/resources/{next(iter(asked))}"
