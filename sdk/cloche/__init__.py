@@ -52,3 +52,7 @@ def __getattr__(name: str) -> object:
     if home is None:
         raise AttributeError(f"module 'cloche' has no attribute {name!r}")
     return getattr(importlib.import_module(home), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -73,6 +73,18 @@ def not_running(url: str, why: str) -> Unavailable:
     )
 
 
+def unreachable(url: str, error: Exception) -> Unavailable:
+    """Return the error for a server that could not be asked: silence is not the same as absence."""
+    if not (isinstance(error, TimeoutError) or "Timeout" in type(error).__name__):
+        return not_running(url, str(error))
+    return Unavailable(
+        "not_answering",
+        f"Cloche at {url} does not answer.",
+        why="Something listens there and takes requests, and no answer came in time: it hangs or has too much to do.",
+        todo="Try again. See `cloche.log` in its data folder; `cloche down`, then `cloche up -d`, starts it anew.",
+    )
+
+
 __all__ = [
     "ClocheError",
     "Conflict",
@@ -89,4 +101,5 @@ __all__ = [
     "Violation",
     "from_problem",
     "not_running",
+    "unreachable",
 ]

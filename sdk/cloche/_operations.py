@@ -1,5 +1,6 @@
 """Every operation of the SDK, without a network (see `cloche._calls`)."""
 
+import re
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,6 +17,13 @@ API = "/api/v1"
 ASKED_AT_ONCE = 4000
 WAIT_SECONDS = 20
 PAGE = 100
+LISTED_RUNS = 1000
+NAMED_RUNS = 5
+SHORTEST = 4
+"""Characters of a run's id at least: shorter beginnings fit by accident."""
+RUN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_COUNTED = ("gpus", "gpu_kind")
+"""Resources that are asked for only when there is something to ask for."""
 
 
 def path_of(*parts: str) -> str:
@@ -246,7 +254,7 @@ def run_body(
     found = [model_reference(one) for one in models]
     if found:
         body["models"] = found
-    chosen = {name: value for name, value in resources.items() if value}
+    chosen = {name: value for name, value in resources.items() if value is not None and (value or name not in _COUNTED)}
     if chosen:
         body["resources"] = chosen
     return {**body, **{name: value for name, value in options.items() if value is not None}}
@@ -259,20 +267,31 @@ def find_run(text: str) -> Operation[Run]:
         if not items:
             raise NotFound("run_not_found", "There is no run yet.", todo="Submit one with `cloche submit`.")
         return Run.model_validate(items[0])
+    if not RUN_ID.fullmatch(text):
+        raise Invalid(
+            "invalid_reference", f"{text!r} names no run.", todo="Give an id, the beginning of one, or @last."
+        )
     try:
         return (yield from get(Run, "runs", text))
-    except (NotFound, Invalid) as error:
-        if len(text) < 4:  # noqa: PLR2004 - shorter beginnings fit by accident
-            raise
-        items = yield from listed("runs", limit=1000)
+    except NotFound as error:
+        items = yield from listed("runs", limit=LISTED_RUNS)
         fitting = [item for item in items if str(item["id"]).startswith(text)]
-        if len(fitting) > 1:
-            raise Conflict(
-                "ambiguous_run", f"{len(fitting)} runs begin with {text!r}.", todo="Give more of the id."
-            ) from error
+        if len(fitting) == 1 and len(text) >= SHORTEST:
+            return Run.model_validate(fitting[0])
         if not fitting:
             raise
-        return Run.model_validate(fitting[0])
+        raise _ambiguous(text, [str(item["id"]) for item in fitting]) from error
+
+
+def _ambiguous(text: str, fitting: list[str]) -> Conflict:
+    many = f"{len(fitting)} runs begin with {text!r}" if len(fitting) > 1 else f"One run begins with {text!r}"
+    more = ", …" if len(fitting) > NAMED_RUNS else ""
+    return Conflict(
+        "ambiguous_run",
+        f"{many}: {', '.join(fitting[:NAMED_RUNS])}{more}.",
+        why="" if len(fitting) > 1 else f"A beginning of less than {SHORTEST} characters fits by accident.",
+        todo="Give more of the id.",
+    )
 
 
 def cancel_run(run_id: str) -> Operation[Run]:
@@ -333,7 +352,8 @@ def split_script(script: str | Path, source: str | Path | None) -> tuple[Path, s
     if not inside.is_file():
         raise NotFound("script_not_found", f"There is no file {script}.", todo="Name a script that exists.")
     try:
-        return folder, inside.resolve().relative_to(folder.resolve()).as_posix()
+        # the script's own name stays: a link is run under its name, and its folder is the one it lies in
+        return folder, (inside.parent.resolve() / inside.name).relative_to(folder.resolve()).as_posix()
     except ValueError as error:
         raise Invalid(
             "script_outside_source",

@@ -10,7 +10,7 @@ import httpx2
 
 from cloche._calls import Answer, Call
 from cloche._config import Endpoint, Positions
-from cloche._errors import ClocheError, from_problem, not_running
+from cloche._errors import ClocheError, from_problem, unreachable
 
 TRIES = 5
 RETRIED = frozenset({429, 502, 503, 504})
@@ -104,7 +104,7 @@ class SyncTransport:
             )
         except httpx2.TransportError as error:
             if last or isinstance(error, httpx2.ConnectError):
-                raise not_running(self.exchange.endpoint.url, str(error)) from error
+                raise unreachable(self.exchange.endpoint.url, error) from error
             return None
         return Answer(response.status_code, response.headers, response.content)
 
@@ -120,7 +120,7 @@ class SyncTransport:
                     raise problem_from(response.status_code, response.read())
                 yield from response.iter_bytes()
         except httpx2.ConnectError as error:
-            raise not_running(self.exchange.endpoint.url, str(error)) from error
+            raise unreachable(self.exchange.endpoint.url, error) from error
 
 
 class AsyncTransport:
@@ -159,7 +159,7 @@ class AsyncTransport:
             )
         except httpx2.TransportError as error:
             if last or isinstance(error, httpx2.ConnectError):
-                raise not_running(self.exchange.endpoint.url, str(error)) from error
+                raise unreachable(self.exchange.endpoint.url, error) from error
             return None
         return Answer(response.status_code, response.headers, response.content)
 
@@ -176,7 +176,7 @@ class AsyncTransport:
                 async for piece in response.aiter_bytes():
                     yield piece
         except httpx2.ConnectError as error:
-            raise not_running(self.exchange.endpoint.url, str(error)) from error
+            raise unreachable(self.exchange.endpoint.url, error) from error
 
 
 def problem_from(status: int, body: bytes) -> ClocheError:

@@ -111,3 +111,11 @@ def test_references_are_read_as_people_write_them() -> None:
     assert environment_reference("e:latest") == environment_reference("e@latest") == {"name": "e"}
     assert environment_reference({"name": "e", "definition": {}}) == {"name": "e", "definition": {}}
     assert model_reference("m:2") == {"name": "m", "version": "2"}
+
+
+def test_a_script_that_is_a_link_keeps_its_name_and_its_folder(tmp_path: Path) -> None:
+    folder(tmp_path, ok_dot_py="", other__far_dot_py="")
+    (tmp_path / "lk.py").symlink_to("ok.py")
+    (tmp_path / "away.py").symlink_to("other/far.py")
+    assert split_script(tmp_path / "lk.py", None) == (tmp_path, "lk.py")
+    assert split_script(tmp_path / "away.py", tmp_path) == (tmp_path, "away.py")

@@ -12,7 +12,7 @@ from cloche._errors import ClocheError, Failed, NotFound
 from cloche._views import Run
 from cloche.cli import exits
 from cloche.cli.output import Output
-from cloche.cli.text import DASH, duration, named, seconds_between
+from cloche.cli.text import DASH, counted, duration, named, seconds_between
 
 if TYPE_CHECKING:
     from cloche.client import Client
@@ -144,8 +144,7 @@ def summary(run: Run, metrics: Mapping[str, object], outputs: int) -> str:
     if took != DASH:
         parts.append(took)
     parts.append(ending_of(item.get("exit")))
-    parts.append(f"{len(metrics)} metrics" if len(metrics) != 1 else "1 metric")
-    parts.append(f"{outputs} output files" if outputs != 1 else "1 output file")
+    parts += [counted(len(metrics), "metric"), counted(outputs, "output file")]
     left_out = item.get("left_out")
     if isinstance(left_out, list) and left_out:
         parts.append(f"not kept: {'; '.join(map(str, left_out))}")

@@ -1,15 +1,20 @@
 """`up`, `down`, `status`: the embedded process of this machine."""
 
+import time
 from contextlib import closing
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
-from cloche._errors import ClocheError, Conflict
+from cloche._errors import ClocheError, Conflict, Failed
 from cloche.cli import launch, processes, state
 from cloche.cli.options import command
 from cloche.cli.parsing import parse_duration
 from cloche.cli.session import Session
+from cloche.cli.text import counted
+
+LISTING_SECONDS: Final = 5.0
+"""So long `down` waits for the list of runs; a server that hangs is ended without it."""
 
 
 def install(app: typer.Typer) -> None:
@@ -77,18 +82,25 @@ def down(
     if server is None:
         session.output.result({"stopped": False, "active_runs": []}, f"Cloche does not run on {session.folder}.")
         return
+    limit = time.monotonic() + seconds
     active = _settle_runs(session, server, cancel=cancel_runs, seconds=seconds)
     with session.output.progress("Stopping Cloche"):
-        gone = processes.end(server.pid, session.folder, seconds)
+        gone = processes.end(server.pid, session.folder, max(0.0, limit - time.monotonic()))
     if not gone:
-        raise TimeoutError(f"Cloche (process {server.pid}) has not ended within {seconds:g} s")
+        raise Failed(
+            "timed_out",
+            f"Cloche (process {server.pid}) has not ended within {seconds:g} s.",
+            why="It was asked to; it ends when what it is doing has ended, unless it hangs.",
+            todo=f"Wait longer with --timeout. If it hangs: `kill -9 {server.pid}`; runs go on, and nothing is lost.",
+        )
     session.output.result({"stopped": True, "pid": server.pid, "active_runs": active}, "Cloche has stopped.")
 
 
 def _settle_runs(session: Session, server: processes.Running, *, cancel: bool, seconds: float) -> list[str]:
     """Cancel the active runs or tell that they go on; return those that do."""
     try:
-        with closing(state.Asked(server.url, state.token_of(session, server))) as asked:
+        patience = min(LISTING_SECONDS, seconds / 2)
+        with closing(state.Asked(server.url, state.token_of(session, server), seconds=patience)) as asked:
             active = state.active_runs(asked)
     except ClocheError as error:
         if cancel:
@@ -106,7 +118,7 @@ def _settle_runs(session: Session, server: processes.Running, *, cancel: bool, s
 
 
 def _cancel(session: Session, active: list[str], seconds: float) -> None:
-    with session.client_here() as client, session.output.progress(f"Canceling {len(active)} runs") as step:
+    with session.client_here() as client, session.output.progress(f"Canceling {counted(len(active), 'run')}") as step:
         for run_id in active:
             client.runs.cancel(run_id)
         for run_id in active:

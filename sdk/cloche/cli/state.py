@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from cloche._errors import Unauthenticated, from_problem, not_running
+from cloche._errors import Unauthenticated, from_problem, unreachable
 from cloche.cli import exits, processes
 from cloche.cli.session import Session
 from cloche.cli.text import age
@@ -25,11 +25,11 @@ Document = dict[str, object]
 class Asked:
     """A connection to a server, for a few small questions."""
 
-    def __init__(self, url: str, token: str, project: str = "") -> None:
+    def __init__(self, url: str, token: str, project: str = "", seconds: float = SECONDS) -> None:
         parts = urlsplit(url)
         kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
         self._url = url
-        self._connection = kind(parts.hostname or "127.0.0.1", parts.port, timeout=SECONDS)
+        self._connection = kind(parts.hostname or "127.0.0.1", parts.port, timeout=seconds)
         self._headers = {"authorization": f"Bearer {token}"} | ({"cloche-project": project} if project else {})
 
     def close(self) -> None:
@@ -43,7 +43,7 @@ class Asked:
             answer = self._connection.getresponse()
             body = answer.read()
         except (OSError, HTTPException) as error:
-            raise not_running(self._url, str(error)) from error
+            raise unreachable(self._url, error) from error
         try:
             found = json.loads(body)
         except ValueError:

@@ -60,6 +60,11 @@ def size(value: object) -> str:
     return f"{int(number)} {_UNITS[0]}" if unit == 0 else f"{number:.1f} {_UNITS[unit]}"
 
 
+def counted(number: int, what: str) -> str:
+    """Return a number of things: `1 run`, `2 runs`."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def cell(value: object) -> str:
     """Return a value as it stands in a table: nothing is a dash, lists and tables are joined."""
     if value is None or value == "":
