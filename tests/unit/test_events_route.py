@@ -13,8 +13,9 @@ from cloche_shared.adapters.system_random import SystemRandom
 from cloche_shared.bus.access_feed import feed_access
 from cloche_shared.contracts.envelope import Event
 from cloche_shared.contracts.facts import TOPICS, ApiKeyIssued
+from cloche_shared.errors import Invalid
 from cloche_shared.http.caller import Caller
-from cloche_shared.http.events import EventFilter, follow_events, topics_for
+from cloche_shared.http.events import EventFilter, follow_events, known_types, topics_for
 from cloche_shared.http.exchange import Exchange
 from cloche_shared.http.sse import ServerEvent
 
@@ -130,3 +131,12 @@ async def test_keys_that_are_issued_anywhere_open_here() -> None:
     assert table.authenticate(key.token) is not None
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+def test_a_type_that_no_event_has_is_refused_and_close_ones_are_named() -> None:
+    assert known_types("RunCompleted, cloche.RunFailed.v1") == {"RunCompleted", "cloche.RunFailed.v1"}
+    assert known_types("") == frozenset()
+    with pytest.raises(Invalid) as caught:
+        known_types("RunComplete")
+    assert caught.value.code == "unknown_event_type"
+    assert "RunCompleted" in caught.value.why

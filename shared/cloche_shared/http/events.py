@@ -11,6 +11,8 @@ happened in the ten seconds before: the CloudEvent's own `id` tells.
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from difflib import get_close_matches
+from functools import cache
 from hashlib import sha256
 from typing import Annotated, Final
 
@@ -19,7 +21,9 @@ from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from cloche_shared.contracts.envelope import Event
+from cloche_shared.contracts.fact import all_facts
 from cloche_shared.contracts.facts import TOPICS
+from cloche_shared.errors import Invalid
 from cloche_shared.http.caller import Caller, may
 from cloche_shared.http.routes import router
 from cloche_shared.http.sse import EventStream, LastEventId, ServerEvent
@@ -52,6 +56,27 @@ class EventFilter:
     def _of_public_build(self, event: Event) -> bool:
         """Tell whether it is about a build from public sources, of a chain that the caller knows."""
         return event.project == PUBLIC and bool(self.correlation)
+
+
+def known_types(text: str) -> frozenset[str]:
+    """Return the names of types in a text. Raises `Invalid` (`unknown_event_type`) for one that no event has."""
+    names = frozenset(name.strip() for name in text.split(",") if name.strip())
+    unknown = sorted(names - _known_names())
+    if not unknown:
+        return names
+    close = get_close_matches(unknown[0], [name for name in _known_names() if "." not in name], n=3)
+    raise Invalid(
+        "unknown_event_type",
+        f"There is no event type {unknown[0]!r}.",
+        why=f"Close to it: {', '.join(close)}." if close else "",
+        todo="Name one of docs/reference/events.md: RunCompleted, or cloche.RunCompleted.v1.",
+    )
+
+
+@cache
+def _known_names() -> frozenset[str]:
+    whole = set(all_facts())
+    return frozenset(whole | {name.split(".")[1] for name in whole})
 
 
 class Resume:
@@ -143,7 +168,7 @@ def events_router(bus: Bus) -> APIRouter:
         subject: Annotated[str, Query(max_length=1024, description="Only this aggregate: `run/default/<id>`.")] = "",
     ) -> Response:
         """Follow the project's events."""
-        names = frozenset(name.strip() for name in types.split(",") if name.strip())
+        names = known_types(types)
         wanted = EventFilter(caller.project, names, correlation, subject)
         return EventStream(
             follow_events(bus, topics_for(caller), wanted, from_start=from_start, last=resume, for_ever=follow)
