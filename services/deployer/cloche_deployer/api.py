@@ -14,10 +14,10 @@ from cloche_deployer.domain import KEYS, ServiceState, must_exist
 from cloche_deployer.driver import Driver
 from cloche_deployer.handlers import Deployment, Handlers
 from cloche_deployer.keys import keys_of
-from cloche_deployer.views import LIVE, VIEW, KeysView, ServiceView, WorkersShown, located, unhealthy, view_of
+from cloche_deployer.views import LIVE, VIEW, KeysView, ServiceView, WorkersShown, located, staffed, unhealthy, view_of
 from cloche_shared.contracts.common import Digest, Name, Strict, Variables
 from cloche_shared.contracts.references import Environment, ModelRef, References
-from cloche_shared.contracts.runs import Resources
+from cloche_shared.contracts.runs import AskedResources
 from cloche_shared.contracts.services import ServiceSpec
 from cloche_shared.errors import Internal
 from cloche_shared.http.caller import Caller, may
@@ -63,7 +63,7 @@ class ServiceUpdate(Strict):
     models: tuple[ModelRef, ...] = Field(default=(), max_length=32)
     workers: int = Field(default=1, ge=1, le=64)
     variables: Variables = Field(default_factory=dict)
-    resources: Resources = Resources()
+    resources: AskedResources = AskedResources()
     timeout_ms: int = Field(default=60_000, ge=1, le=3_600_000)
     init_timeout: float = Field(default=300.0, gt=0, le=3600)
     queue: int = Field(default=128, ge=1, le=100_000)
@@ -74,7 +74,7 @@ class ServiceUpdate(Strict):
     def spec(self) -> ServiceSpec:
         """Return the revision's settings."""
         fields = self.model_dump(exclude={"environment", "models", "name", "resources"})
-        return ServiceSpec(**fields, resources=self.resources)
+        return ServiceSpec(**fields, resources=self.resources.plain())
 
     def references(self) -> References:
         """Return what it refers to."""
@@ -142,6 +142,9 @@ def _listed(parts: Parts, project: str, row: Row) -> Row:
     present = parts.handlers.streams.peek(stream)
     if present is not None and parts.driver.trouble(stream, present.state.active) is not None:
         body = unhealthy(body)
+    pool = parts.driver.active_pool(stream)
+    if pool is not None:
+        body = staffed(body, pool.ready_workers)
     return replace(row, body=body)
 
 

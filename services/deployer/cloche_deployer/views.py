@@ -101,6 +101,11 @@ def unhealthy(body: bytes) -> bytes:
     return body.replace(b'"status":"Healthy"', b'"status":"Unhealthy"', 1)
 
 
+def staffed(body: bytes, ready: int) -> bytes:
+    """Return a view's JSON with how many workers can take requests now."""
+    return body.replace(b'"ready":null', b'"ready":%d' % ready, 1)
+
+
 def _environment(revision: Revision) -> EnvironmentShown | None:
     found = revision.environment
     if found is None:
