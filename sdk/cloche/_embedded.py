@@ -370,7 +370,8 @@ async def _serve(options: Options, ready: Callable[[Started], None], say: Callab
             address.append(server.url)
             started = _started(home, server)
             ready(started)
-            log.say("info", "ready", f"Cloche {__version__} is ready at {server.url}.")
+            if not sys.stderr.isatty():  # on a terminal `ready` has just said it
+                log.say("info", "ready", f"Cloche {__version__} is ready at {server.url}.")
             await life.wait()
             await _leave(embedded, shutdown, say)
         (home / "server.json").unlink(missing_ok=True)
@@ -388,7 +389,8 @@ async def _leave(embedded: Embedded, shutdown: Shutdown, say: Callable[[str], No
     if not active:
         return
     again = f" Press Ctrl-C again within {SECOND_CTRL_C:g} s to end them." if shutdown.interactive else ""
-    say(f"{len(active)} runs go on without Cloche: {', '.join(active)}.{again}")
+    many = "1 run goes" if len(active) == 1 else f"{len(active)} runs go"
+    say(f"{many} on without Cloche: {', '.join(active)}.{again}")
     if not shutdown.interactive:
         return
     with contextlib.suppress(TimeoutError):

@@ -101,3 +101,10 @@ def test_nothing_is_deleted_where_nobody_can_be_asked(kind: str, tmp_path: Path)
     assert found.exit_code == 2
     assert "not_confirmed" in found.output
     assert "--yes" in found.output
+
+
+def test_a_version_without_packages_is_made_only_when_that_is_said(tmp_path: Path) -> None:
+    found = call("env", "register", "name", "--python", "3.12", "--home", str(tmp_path))
+    assert found.exit_code == 2
+    assert "no_packages" in found.output
+    assert "not_running" in call("env", "register", "name", "--empty", "--home", str(tmp_path)).output

@@ -40,6 +40,7 @@ def install(app: typer.Typer) -> None:
 def register(  # noqa: PLR0913 - one parameter for each option
     session: Session,
     name: Named,
+    *,
     requirements: Annotated[
         Path | None, typer.Option("--requirements", "-r", help="A pip requirements file (its -r and -c are read too).")
     ] = None,
@@ -51,10 +52,18 @@ def register(  # noqa: PLR0913 - one parameter for each option
         list[str] | None, typer.Option("--var", help="A variable of runs and services: KEY=VALUE. Repeatable.")
     ] = None,
     file: Annotated[Path | None, typer.Option("--file", help="A definition as JSON, instead of or beside -r.")] = None,
+    empty: Annotated[bool, typer.Option("--empty", help="No packages but Python itself.")] = False,
 ) -> None:
     """Register an environment. What equals the latest version is that version; anything else is the next one."""
     if requirements is not None and package:
         raise Invalid("two_sources", "Packages were given twice.", todo="Use -r or -p.")
+    if requirements is None and not package and file is None and not empty:
+        raise Invalid(
+            "no_packages",
+            f"Nothing says which packages {name} has.",
+            why="A version without packages would be the latest from now on.",
+            todo="Give -r FILE, -p PACKAGE or --file FILE; --empty, if it is to have none.",
+        )
     if requirements is not None and not requirements.is_file():
         raise NotFound("file_not_found", f"There is no file {requirements}.", todo="Name a requirements file.")
     variables = parse_pairs(var or (), "--var", variables=True)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from cloche.cli.output import Mode, Output
-from cloche.cli.processes import Running, running, start
+from cloche.cli.processes import Running, started
 from cloche.cli.session import Session
 from cloche_shared.errors import ClocheError
 
@@ -46,10 +46,10 @@ def plain_form(command: str, arguments: Sequence[str]) -> Wanted | None:
 
 def detach(session: Session, host: str, port: str) -> None:
     """Start the server in the background unless it runs, and tell where it is when it is ready."""
-    here = running(session.folder)
     chosen = (("--host", host), ("--port", port))
-    server = here or start(session.folder, [part for name, value in chosen if value for part in (name, value)])
-    session.output.result(server.shown(), sentence(server, started=here is None))
+    options = [part for name, value in chosen if value for part in (name, value)]
+    server, new = started(session.folder, options)
+    session.output.result(server.shown(), sentence(server, started=new))
 
 
 def sentence(server: Running, *, started: bool) -> str:

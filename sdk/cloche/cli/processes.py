@@ -17,6 +17,7 @@ from cloche_shared.errors import ClocheError, Conflict, Failed, Internal, Invali
 
 READY_SECONDS: Final = 60.0
 STATE: Final = "server.json"
+_LOOK_SECONDS: Final = 0.05
 _PIECE: Final = 65_536
 _KINDS: Final = {
     "already_running": Conflict,
@@ -87,6 +88,32 @@ def _target(link: str) -> str:
         return str(Path(link).readlink())
     except OSError:
         return ""
+
+
+def started(home: Path, arguments: Sequence[str]) -> tuple[Running, bool]:
+    """Return the server of a data folder, and whether this call started it.
+
+    Of several calls at once one starts it, and the others wait for that one. Raises as `start` does.
+    """
+    here = running(home)
+    if here is not None:
+        return here, False
+    try:
+        return start(home, arguments), True
+    except Conflict as error:
+        if error.code != "already_running":
+            raise
+        here = _awaited(home, time.monotonic() + READY_SECONDS)
+        if here is None:
+            raise
+        return here, False
+
+
+def _awaited(home: Path, limit: float) -> Running | None:
+    """Wait for a server that somebody else is starting."""
+    while (here := running(home)) is None and time.monotonic() < limit:
+        time.sleep(_LOOK_SECONDS)
+    return here
 
 
 def start(home: Path, arguments: Sequence[str]) -> Running:

@@ -2,6 +2,8 @@
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -93,9 +95,23 @@ def deploy(  # noqa: PLR0913 - one parameter for each option
             description=description or None,
         )
         if wait:
-            with session.output.progress(f"Deploying {name}, revision {found.revision}") as step:
+            title = f"Deploying {name}, revision {found.revision}"
+            with _leaving(session, name), session.output.progress(title) as step:
                 found = _settled(client, name, step, parse_duration(wait_timeout) if wait_timeout else None)
     _deployed(session, found, waited=wait)
+
+
+@contextmanager
+def _leaving(session: Session, name: str) -> Iterator[None]:
+    """Let Ctrl-C end the waiting and not the deployment."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        session.output.note(
+            f"\nThe deployment goes on. Look at it:  cloche service show {name}\n"
+            f"                        Give it up:  cloche service delete {name}"
+        )
+        raise typer.Exit(exits.INTERRUPTED) from None
 
 
 def _settled(client: "Client", name: str, step: "Step", timeout: float | None) -> Service:
