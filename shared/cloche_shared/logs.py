@@ -90,7 +90,13 @@ _COLOURS: Final[Mapping[str, str]] = {"debug": "2", "info": "36", "warning": "33
 
 
 def pretty_line(members: Mapping[str, object]) -> bytes:
-    """Return one line for a terminal."""
+    """Return one line for a terminal; a request that went well is told in few words."""
+    if members["action"] == "request" and members["level"] == "info":
+        members = {
+            **{name: members[name] for name in ("ts", "level", "service", "action")},
+            "msg": " ".join(str(members.get(name, "")) for name in ("method", "route", "status")),
+            "ms": members.get("ms", ""),
+        }
     head = {"ts", "level", "service", "action", "msg"}
     rest = " ".join(f"{name}={escaped(str(value))}" for name, value in members.items() if name not in head)
     level = str(members["level"])

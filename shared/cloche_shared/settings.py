@@ -111,7 +111,7 @@ def load(model: type[M], config_text: str, environ: Mapping[str, str]) -> Loaded
     try:
         return Loaded(model.model_validate(tree), sources)
     except ValidationError as error:
-        raise _invalid(model, error, sources) from None
+        raise _invalid(error, sources) from None
 
 
 def _from_file(model: type[BaseModel], text: str) -> tuple[Tree, dict[str, str]]:
@@ -202,7 +202,7 @@ def _leaves(value: BaseModel, head: str = "") -> Iterator[tuple[str, object]]:
             yield head + name, inner
 
 
-def _invalid(model: type[BaseModel], error: ValidationError, sources: Mapping[str, str]) -> Invalid:
+def _invalid(error: ValidationError, sources: Mapping[str, str]) -> Invalid:
     violations = []
     for one in error.errors(include_input=False, include_context=False, include_url=False):
         name = ".".join(str(part) for part in one["loc"])
@@ -212,7 +212,7 @@ def _invalid(model: type[BaseModel], error: ValidationError, sources: Mapping[st
         violations.append(Violation(pointer, "invalid_setting", f"{name}{where}: {one['msg']}."))
     return Invalid(
         "invalid_setting",
-        f"The settings of {model.__name__} are not valid.",
+        "The settings are not valid.",
         why=" ".join(violation.detail for violation in violations),
         todo="Correct the value where it was set.",
         violations=violations,

@@ -7,7 +7,7 @@ import orjson
 
 from cloche_shared.adapters.system_clock import SystemClock
 from cloche_shared.http.exchange import Exchange
-from cloche_shared.logs import AccessNotes, Log, Scrubber, StdlibBridge
+from cloche_shared.logs import AccessNotes, Level, Log, Scrubber, StdlibBridge
 from cloche_shared.metrics import RequestMetrics
 from cloche_shared.notes import notes_of
 
@@ -125,3 +125,15 @@ def test_request_durations_are_a_histogram() -> None:
     text = metrics.render().decode()
     assert 'cloche_http_request_seconds_bucket{method="GET",route="/runs",status="200",le="0.005"} 1' in text
     assert 'cloche_http_request_seconds_count{method="GET",route="/runs",status="200"} 2' in text
+
+
+def test_on_a_terminal_a_request_that_went_well_is_told_in_few_words() -> None:
+    lines: list[bytes] = []
+    log = log_to(lines, pretty=True)
+    levels: tuple[Level, ...] = ("info", "error")
+    for level in levels:
+        line = log.line(level, "request", method="GET", route="/runs", status=200, ms=1.5, request_id="r1")
+        lines.append(line or b"")
+    assert b"GET /runs 200" in lines[0]
+    assert b"r1" not in lines[0]
+    assert b"r1" in lines[1]

@@ -88,7 +88,8 @@ class UvResolver:
                 raise resolve_error(done.lines, definition.python.pip)
             text = without_secrets(await asyncio.to_thread(target.read_text, encoding="utf-8"))
         choices = choose(text, interpreter.tags, definition.python, indexes)
-        await say(f"Resolved {len(choices)} packages for Python {interpreter.version} on {interpreter.platform}")
+        found = "1 package" if len(choices) == 1 else f"{len(choices)} packages"
+        await say(f"Resolved {found} for Python {interpreter.version} on {interpreter.platform}")
         return Resolution(
             python=interpreter.version,
             interpreter=interpreter.path,
