@@ -1,6 +1,7 @@
 """Fixtures of the behaviour suite: one server for all tests, private ones, names, clients, scripts."""
 
 import fcntl
+import os
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -13,6 +14,8 @@ from cloche import Client
 from tests.e2e.packages import ThreadedIndex, threaded_index
 from tests.e2e.topology import PATIENCE, Embedded, Topology, eventually, own_server, shared_server, using
 
+CLUSTER = os.environ.get("CLOCHE_TEST_TOPOLOGY") == "cluster"
+"""Whether the suite runs on four services, each a process of its own."""
 LEFT_CONNECTION = (
     r"ignore:Exception ignored in. <(function _SelectorTransport|socket\.socket)"
     ":pytest.PytestUnraisableExceptionWarning"
@@ -31,6 +34,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.filterwarnings(LEFT_CONNECTION))
         if item.path.is_relative_to(Path(__file__).parent) and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(3 * PATIENCE))
+    if CLUSTER:
+        items[:] = [item for item in items if not _needs_one_process(item)]
+
+
+def _needs_one_process(item: pytest.Item) -> bool:
+    """Whether a test is about the one process of an embedded Cloche."""
+    return item.get_closest_marker("embedded_only") is not None or "own_topology" in getattr(item, "fixturenames", ())
 
 
 @pytest.fixture(scope="session")
@@ -69,6 +79,12 @@ def is_free(lock: IO[str]) -> bool:
 @pytest.fixture(scope="session")
 def topology(session_root: Path) -> Iterator[Topology]:
     """The server that all tests share. It is never empty, and nobody may stop it."""
+    if CLUSTER:
+        from tests.e2e.cluster import shared_cluster  # noqa: PLC0415  # its clients need a second that others need not pay
+
+        with shared_cluster(session_root) as cluster:
+            yield cluster
+        return
     with shared_server(session_root) as found:
         yield found
 

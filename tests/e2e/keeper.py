@@ -17,6 +17,7 @@ import sys
 import time
 from pathlib import Path
 
+SERVERS = ("cloche._embedded", "cloche_registry", "cloche_builder", "cloche_runner", "cloche_deployer")
 GENTLE = 30.0
 """Seconds that servers have to end by themselves."""
 
@@ -44,7 +45,7 @@ def clean(root: Path) -> None:
 
 
 def is_server(pid: int) -> bool:
-    return "cloche._embedded" in command(pid)
+    return any(f"-m {name}" in command(pid) for name in SERVERS)
 
 
 def settled(homes: Path) -> list[str]:
