@@ -6,15 +6,15 @@ installation's pepper. Everything that the table does not allow is denied (secur
 
 import hmac
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Final, Literal, get_args
 
 from cloche_shared.contracts.fact import Fact
-from cloche_shared.contracts.facts import ApiKeyIssued, ApiKeyRevoked
-from cloche_shared.errors import Internal
+from cloche_shared.contracts.facts import ApiKeyIssued, ApiKeyRevoked, ProjectCreated
+from cloche_shared.errors import Internal, Unavailable
 from cloche_shared.ports.platform import Clock, Random
 
 Role = Literal["viewer", "submitter", "admin"]
@@ -23,6 +23,8 @@ PREFIX: Final = "cloche"
 SECRET_BYTES: Final = 24
 MIN_PEPPER_BYTES: Final = 20
 EVERY_PROJECT: Final = "*"
+DEFAULT_PROJECT: Final = "default"
+"""The project that every installation has."""
 MAX_TOKEN_LENGTH: Final = 256
 
 _ROLES: Final[tuple[Role, ...]] = get_args(Role)
@@ -46,7 +48,7 @@ ACTIONS: Final[Mapping[str, Role]] = {
     "blobs.write": "submitter",
     "nodes.read": "viewer",
     "events.read": "viewer",
-    "access.read": "viewer",
+    "access.read": "admin",
     "access.write": "admin",
     "projects.read": "viewer",
     "projects.write": "admin",
@@ -89,9 +91,9 @@ class IssuedKey:
     digest: str
 
 
-def issue_key(random: Random, pepper: bytes) -> IssuedKey:
-    """Return a new key with 192 random bits."""
-    key_id = random.uuid7().replace("-", "")[-16:]
+def issue_key(random: Random, pepper: bytes, *, key_id: str = "") -> IssuedKey:
+    """Return a new key with 192 random bits, under a new id unless one is given."""
+    key_id = key_id or random.uuid7().replace("-", "")[-16:]
     secret = random.token(SECRET_BYTES)
     return IssuedKey(key_id, f"{PREFIX}_{key_id}_{secret}", digest_of(secret, pepper))
 
@@ -124,19 +126,31 @@ def _epoch(text: str) -> float | None:
 
 
 class AccessTable:
-    """The keys that are valid now, kept from facts; verified tokens are remembered."""
+    """The keys that are valid now and the projects that exist, kept from facts; verified tokens are remembered.
 
-    def __init__(self, pepper: bytes, clock: Clock, *, remembered: int = 1024) -> None:
+    `staleness`: for so many seconds after the feed last heard from its source the keys hold; None where
+    the table cannot be behind, because who changes the keys changes this table.
+    """
+
+    def __init__(self, pepper: bytes, clock: Clock, *, remembered: int = 1024, staleness: float | None = None) -> None:
         self._pepper = pepper
         self._clock = clock
         self._remembered = remembered
+        self._staleness = staleness
+        self._heard: float | None = None
         self._keys: dict[str, tuple[str, Principal]] = {}
         self._revoked: set[str] = set()
+        self._projects: set[str] = {DEFAULT_PROJECT}
         self._verified: OrderedDict[str, Principal] = OrderedDict()
         self._nobody = digest_of("", pepper)
 
-    def apply(self, fact: Fact) -> None:
-        """Take a fact of `cloche.access` into account; others are ignored. Order does not matter."""
+    @property
+    def projects(self) -> Collection[str]:
+        """The projects that exist, as far as it is known here; what is returned follows changes."""
+        return self._projects
+
+    def apply(self, fact: Fact, project: str = "") -> None:
+        """Take a fact of `cloche.access` about a project into account; others are ignored. Order does not matter."""
         if isinstance(fact, ApiKeyIssued) and fact.key_id not in self._revoked:
             self._verified.clear()
             subject = f"key:{fact.key_id}"
@@ -146,6 +160,26 @@ class AccessTable:
             self._verified.clear()
             self._revoked.add(fact.key_id)
             self._keys.pop(fact.key_id, None)
+        elif isinstance(fact, ProjectCreated) and project:
+            self._projects.add(project)
+
+    def heard(self) -> None:
+        """Note that everything that the source holds now was applied."""
+        self._heard = self._clock.monotonic()
+
+    def stale(self) -> Unavailable | None:
+        """Return the error `access_unknown` when nobody can say which keys are valid now.
+
+        That is so until the feed was read whole for the first time, and once it has not been heard from for
+        longer than `staleness`.
+        """
+        if self._staleness is None:
+            return None
+        if self._heard is None:
+            return _access_unknown("The keys were not read yet since this process started.")
+        if self._clock.monotonic() - self._heard > self._staleness:
+            return _access_unknown(f"The message broker has not been heard from for over {self._staleness:g} s.")
+        return None
 
     def remembers(self, token: str) -> bool:
         """Whether this token was verified lately."""
@@ -171,6 +205,16 @@ class AccessTable:
         if len(self._verified) > self._remembered:
             self._verified.popitem(last=False)
         return principal
+
+
+def _access_unknown(why: str) -> Unavailable:
+    return Unavailable(
+        "access_unknown",
+        "It is not known which keys are valid now.",
+        why=why,
+        todo="Send the same request again; nothing was done.",
+        extra={"retry_after": 5},
+    )
 
 
 class FailureGate:

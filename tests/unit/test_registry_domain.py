@@ -264,32 +264,34 @@ def evolved(state: Access, decision: Decision) -> Access:
 
 
 def test_the_first_key_makes_the_project_and_no_key_is_issued_twice() -> None:
-    first = keys.decide_key(Access(), key())
+    first = keys.decide_bootstrap(Access(), key())
     assert [type(fact) for fact in first.facts] == [ProjectCreated, ApiKeyIssued]
     state = evolved(Access(), first)
-    assert not keys.decide_key(state, key()).facts
-    assert len(keys.decide_key(state, key("other")).facts) == 1
+    assert not keys.decide_bootstrap(state, key()).facts
+    assert len(keys.decide_bootstrap(state, key("other")).facts) == 1
     assert_survives(state)
     with pytest.raises(Conflict) as taken:
-        keys.decide_key(state, key(digest="x"))
+        keys.decide_bootstrap(state, key(digest="x"))
     assert code_of(taken) == "key_id_taken"
 
 
 def test_a_revoked_key_is_not_issued_again() -> None:
-    state = evolved(Access(), keys.decide_key(Access(), key()))
-    assert not keys.decide_revoke(state, "unknown").facts
-    decision = keys.decide_revoke(state, "k")
+    state = evolved(Access(), keys.decide_bootstrap(Access(), key()))
+    with pytest.raises(NotFound) as unknown:
+        keys.decide_revoke(state, ApiKeyRevoked(key_id="unknown"))
+    assert code_of(unknown) == "token_not_found"
+    decision = keys.decide_revoke(state, ApiKeyRevoked(key_id="k"))
     assert decision.facts == [ApiKeyRevoked(key_id="k")]
     state = evolved(state, decision)
-    assert not keys.decide_revoke(state, "k").facts
-    assert not keys.decide_key(state, key()).facts
+    assert not keys.decide_revoke(state, ApiKeyRevoked(key_id="k")).facts
+    assert not keys.decide_bootstrap(state, key()).facts
 
 
 def test_a_new_bootstrap_key_revokes_the_former_one() -> None:
     first = key().model_copy(update={"bootstrap": True})
-    state = evolved(Access(), keys.decide_key(Access(), first))
+    state = evolved(Access(), keys.decide_bootstrap(Access(), first))
     second = key("other").model_copy(update={"bootstrap": True})
-    state = evolved(state, keys.decide_key(state, second))
-    assert state.revoked == (first.key_id,)
-    assert not keys.decide_key(state, second).facts
-    assert evolved(state, keys.decide_key(state, key("third"))).revoked == (first.key_id,)
+    state = evolved(state, keys.decide_bootstrap(state, second))
+    assert list(state.revoked) == [first.key_id]
+    assert not keys.decide_bootstrap(state, second).facts
+    assert list(evolved(state, keys.decide_bootstrap(state, key("third"))).revoked) == [first.key_id]

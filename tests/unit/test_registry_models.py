@@ -112,6 +112,7 @@ async def test_a_run_of_another_project_is_unknown(world: World) -> None:
     body = {"name": "m", "from_run": {"run_id": "r1", "path": "outputs/a"}}
     answer = await world.post("/models", body, **{"cloche-position": "here:run/other/r1@7"})
     assert answer.json()["code"] == "run_not_found"
+    assert (await world.post("/projects", {"name": "other"})).status_code == 201
     answer = await world.post("/models", body, **{"cloche-project": "other"})
     assert answer.status_code == 201
 

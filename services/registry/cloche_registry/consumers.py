@@ -5,7 +5,9 @@ from typing import Final
 
 import orjson
 
+from cloche_registry.access_rows import access_rows
 from cloche_registry.handlers import Environments, Models, Resolver
+from cloche_registry.keys import Keys
 from cloche_registry.ports import FinishedRun
 from cloche_registry.rows import environment_rows, model_rows
 from cloche_shared.bus.dispatch import BatchConsumer, Consumer, Handler
@@ -108,7 +110,7 @@ class Listeners:
 
     def lists(self, projector: Projector) -> BatchConsumer:
         """Return what keeps the lists."""
-        return self._batch("registry.lists", [TOPICS["environment"], TOPICS["model"]], projector)
+        return self._batch("registry.lists", [TOPICS["environment"], TOPICS["model"], TOPICS["access"]], projector)
 
     def runs(self, runs: RunViews) -> BatchConsumer:
         """Return what keeps the copy of runs."""
@@ -122,9 +124,13 @@ class Listeners:
         )
 
 
-def list_projector(views: Views, environments: Environments, models: Models) -> Projector:
+def list_projector(views: Views, environments: Environments, models: Models, keys: Keys) -> Projector:
     """Return the projector of the registry's lists."""
     return Projector(
         views,
-        [Projection(environments.streams, environment_rows), Projection(models.streams, model_rows)],
+        [
+            Projection(environments.streams, environment_rows),
+            Projection(models.streams, model_rows),
+            Projection(keys.streams, access_rows),
+        ],
     )

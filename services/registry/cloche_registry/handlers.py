@@ -6,17 +6,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from cloche_registry.definitions import Recipe, candidate
-from cloche_registry.domain import environments, keys, models
+from cloche_registry.domain import environments, models
 from cloche_registry.domain.environments import Environment, EnvironmentVersion
-from cloche_registry.domain.keys import Access
 from cloche_registry.domain.models import Model, ModelVersion
 from cloche_registry.ports import RunCopies
-from cloche_shared.access import AccessTable, digest_of, split_token
 from cloche_shared.contracts.definition import Definition
 from cloche_shared.contracts.envelope import Event
 from cloche_shared.contracts.fact import Fact, read_fact
 from cloche_shared.contracts.facts import (
-    ApiKeyIssued,
     BuildSubmitted,
     ReferencesRefused,
     ReferencesResolved,
@@ -32,8 +29,8 @@ from cloche_shared.contracts.references import (
     References,
     ResolvedModel,
 )
-from cloche_shared.errors import ClocheError, Conflict, Internal, Invalid, NotFound
-from cloche_shared.journal.commit import Actor, Origin
+from cloche_shared.errors import ClocheError, Conflict, Invalid, NotFound
+from cloche_shared.journal.commit import Origin
 from cloche_shared.journal.streams import Changed, Decision, Kind, Streams
 from cloche_shared.journal.writer import Writer
 from cloche_shared.ports.blobs import BlobStore
@@ -43,7 +40,6 @@ from cloche_shared.store.paths import check_manifest, check_path, check_sizes
 
 ENVIRONMENT: Final = Kind("environment", Environment, environments.evolve)
 MODEL: Final = Kind("model", Model, models.evolve)
-ACCESS: Final = Kind("access", Access, keys.evolve)
 
 OWNER: Final = "registry"
 NEAR_AMONG: Final = 1000
@@ -331,33 +327,6 @@ def problem_of(error: ClocheError) -> Problem:
     message = " ".join(part for part in (error.what, error.why) if part)
     extra = {**error.extra, **({"errors": violations} if violations else {})}
     return Problem(code=error.code, message=message, todo=error.todo, extra=extra)
-
-
-class Keys:
-    """Commands on API keys."""
-
-    def __init__(self, streams: Streams[Access], access: AccessTable, pepper: bytes) -> None:
-        self.streams = streams
-        self._access = access
-        self._pepper = pepper
-
-    async def ensure_bootstrap_key(self, token: str, *, project: str = "default") -> None:
-        """Make a token that exists already open everything; doing it again changes nothing.
-
-        Raises `Internal` (`malformed_token`) for a text that is no token, `Conflict` (`key_id_taken`).
-        """
-        parts = split_token(token)
-        if parts is None:
-            raise Internal("malformed_token", "The bootstrap token has not the form of one.")
-        digest = digest_of(parts[1], self._pepper)
-        key = ApiKeyIssued(key_id=parts[0], digest=digest, role="admin", projects=("*",), bootstrap=True)
-        origin = Origin(Actor("service:registry"), correlation=f"bootstrap-{parts[0]}")
-        changed = await self.streams.change(
-            self.streams.id(project, "keys"), origin, lambda state: keys.decide_key(state, key)
-        )
-        for known in changed.state.keys.values():
-            if known.key_id not in changed.state.revoked:
-                self._access.apply(known)
 
 
 def outcome_version(changed: Changed[Model]) -> int:

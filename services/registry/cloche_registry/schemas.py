@@ -1,9 +1,10 @@
 """Requests and answers of the registry's REST API."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, StringConstraints
+from pydantic import AwareDatetime, BaseModel, Field, StringConstraints
 
+from cloche_shared.access import Role
 from cloche_shared.contracts.common import Digest, Name, Strict
 from cloche_shared.contracts.definition import Definition
 from cloche_shared.contracts.files import FileEntry
@@ -87,3 +88,65 @@ class ModelDetail(ModelView):
     """One version of a model and its files."""
 
     files: list[FileEntry]
+
+
+ProjectName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+"""A project's name: it is also a part of topics' and images' names, so it is narrower than other names."""
+Description = Annotated[str, StringConstraints(max_length=2000)]
+
+
+class CreateProject(Strict):
+    """A project to create."""
+
+    name: ProjectName
+    description: Description = ""
+
+
+class ProjectView(BaseModel):
+    """A project."""
+
+    name: str
+    description: str
+    created_at: str
+    created_by: str
+
+
+class CreateToken(Strict):
+    """A token to create.
+
+    It opens the project that the request is about, and those of `projects`; `*` means every project, also those
+    to come. `expires` is a time with its offset from UTC; without it the token holds until it is revoked.
+    """
+
+    role: Role
+    projects: Annotated[list[ProjectName | Literal["*"]], Field(max_length=100)] | None = None
+    expires: AwareDatetime | None = None
+    description: Description = ""
+
+
+class TokenView(BaseModel):
+    """A token, without itself.
+
+    `project` is where it was issued (empty: in one that is not open to the caller), `projects` what it opens of
+    that which is open to the caller. `last_used` is exact to the hour.
+    """
+
+    id: str
+    project: str
+    projects: list[str]
+    role: Role
+    status: Literal["valid", "expired", "revoked"]
+    description: str
+    expires: str | None
+    last_used: str | None
+    created_at: str
+    created_by: str
+    revoked_at: str | None
+    revoked_by: str | None
+    bootstrap: bool = Field(description="Whether it is the installation's first one.")
+
+
+class NewTokenView(TokenView):
+    """A new token; `token` is shown this once."""
+
+    token: str

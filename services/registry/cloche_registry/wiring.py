@@ -7,10 +7,12 @@ import sys
 
 from fastapi import APIRouter
 
+from cloche_registry.access_api import project_routes, token_routes
 from cloche_registry.api import environment_routes, model_routes
 from cloche_registry.consumers import RUNS_SEEN, Listeners, RunViews, list_projector
 from cloche_registry.definitions import Recipe
-from cloche_registry.handlers import ACCESS, ENVIRONMENT, MODEL, OWNER, Environments, Keys, Models, Resolver
+from cloche_registry.handlers import ENVIRONMENT, MODEL, OWNER, Environments, Models, Resolver
+from cloche_registry.keys import ACCESS, Keys
 from cloche_registry.letters import LETTER, DeadLetters, letter_routes
 from cloche_registry.settings import RegistrySettings
 from cloche_shared.bus.access_feed import feed_access
@@ -66,9 +68,9 @@ class Registry:
             settings.max_model_bytes,
         )
         access = Streams(ACCESS, self._writer, exclusive=platform.exclusive)
-        self.keys = Keys(access, platform.access, pepper)
+        self.keys = Keys(access, self._writer, platform.access, pepper, clock=platform.clock, random=platform.random)
         self._letters = DeadLetters(platform.bus, Streams(LETTER, self._writer, exclusive=platform.exclusive))
-        self._projector = list_projector(platform.views, self.environments, self.models)
+        self._projector = list_projector(platform.views, self.environments, self.models, self.keys)
         self._denials = Denials(self._writer, platform.clock.monotonic, OWNER)
         self._surface = Surface(self._router(), finished=self._denials.note)
 
@@ -123,6 +125,8 @@ class Registry:
             environment_routes(self.environments, platform.installation),
             model_routes(self.models, platform.blobs, platform.installation, RUNS_SEEN),
             files_router("models", platform.blobs, OWNER, max_file_bytes=self._settings.max_file_bytes),
+            project_routes(self.keys, platform.views, platform.installation),
+            token_routes(self.keys, platform.views, platform.installation),
             letter_routes(self._letters),
             events_router(platform.bus),
         )

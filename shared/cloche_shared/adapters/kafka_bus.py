@@ -451,6 +451,14 @@ class KafkaSubscription:
             raise _unavailable(error) from error
         return behind
 
+    async def behind(self) -> int:
+        try:
+            async with asyncio.timeout(10):
+                ends = await self._consumer.end_offsets(list(self._consumer.assignment()))
+                return sum([max(0, int(end) - await self._consumer.position(at)) for at, end in ends.items()])
+        except (KafkaError, TimeoutError, OSError) as error:
+            raise _unavailable(error) from error
+
 
 def _delivery(topic: str, record: "ConsumerRecord[bytes, bytes]") -> Delivery:
     source, key = f"{topic}/{record.partition}", (record.key or b"").decode(errors="replace")

@@ -14,6 +14,7 @@ from hashlib import sha256
 from cloche_shared.adapters.memory_faults import NO_FAULTS, Faults
 from cloche_shared.bus.letters import letter_not_found
 from cloche_shared.contracts.envelope import Event
+from cloche_shared.contracts.facts import TOPICS
 from cloche_shared.ports.bus import DeadLetter, Delivery, Letter, Subscription
 
 
@@ -168,7 +169,8 @@ class MemoryBus:
             self._add(event, 0.0)
 
     def _add(self, event: Event, latency: float) -> None:
-        at = asyncio.get_running_loop().time() + self._delay + latency
+        delay = self._delay if event.topic != TOPICS["access"] else 0.0  # who may do what is never held back
+        at = asyncio.get_running_loop().time() + delay + latency
         self.broker.place(event.topic, event.key).add(event, event.key, at)
         self.broker.wake()
 
@@ -220,6 +222,9 @@ class MemorySubscription:
 
     async def lag(self) -> int:
         return sum(len(part.log) - place for part, place in self._places.values())
+
+    async def behind(self) -> int:
+        return await self.lag()
 
     def _take(self, now: float, limit: int) -> list[Delivery]:
         found: list[Delivery] = []

@@ -6,6 +6,7 @@ Every route of the API names its action this way; `create_app` refuses an app wi
 """
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final, cast
 
@@ -14,13 +15,12 @@ from fastapi.openapi.models import HTTPBearer as HTTPBearerModel
 from fastapi.params import Depends as Dependency
 from fastapi.security.base import SecurityBase
 
-from cloche_shared.access import ACTIONS, EVERY_PROJECT, Principal
+from cloche_shared.access import ACTIONS, DEFAULT_PROJECT, EVERY_PROJECT, Principal
 from cloche_shared.errors import Forbidden, Internal, Invalid, NotFound
 from cloche_shared.http.exchange import Exchange, exchange_of
 from cloche_shared.journal.commit import Actor, Origin
 
 HEADER: Final = "cloche-project"
-DEFAULT_PROJECT: Final = "default"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}").fullmatch
 
 
@@ -51,11 +51,12 @@ class Caller:
         self.exchange.wrote.append(f"{stream}@{seq}")
 
 
-def choose_project(principal: Principal, header: str | None) -> str:
-    """Return the project of a request.
+def choose_project(principal: Principal, header: str | None, known: Collection[str]) -> str:
+    """Return the project of a request; `known` are those that exist.
 
-    Raises `Invalid` (`invalid_name`, `project_required`) and `NotFound` (`project_not_found`): a
-    project of others looks like one that does not exist.
+    A key that names its projects was issued for projects that exist; one that opens every project opens
+    those that do. Raises `Invalid` (`invalid_name`, `project_required`) and `NotFound`
+    (`project_not_found`): a project of others looks like one that does not exist.
     """
     if not header:
         if len(principal.projects) == 1:
@@ -67,18 +68,31 @@ def choose_project(principal: Principal, header: str | None) -> str:
         )
     if not _NAME(header):
         raise Invalid("invalid_name", "The header Cloche-Project does not hold a project's name.")
-    if not principal.opens(header):
-        raise NotFound("project_not_found", "There is no such project for this token.")
-    return header
+    if header in principal.projects or (EVERY_PROJECT in principal.projects and header in known):
+        return header
+    raise project_not_found()
+
+
+def project_not_found() -> NotFound:
+    """Return the error for a project that does not exist, or is not open to the caller: nobody can tell which."""
+    return NotFound(
+        "project_not_found",
+        "There is no such project for this token.",
+        todo="Choose one from `cloche project list`, or ask an administrator.",
+    )
 
 
 class Action(SecurityBase):
-    """A dependency: the caller, when it may do the action; denied otherwise."""
+    """A dependency: the caller, when it may do the action; denied otherwise.
 
-    def __init__(self, action: str) -> None:
+    `anywhere`: it concerns no single project, so a key that opens several need not name one.
+    """
+
+    def __init__(self, action: str, *, anywhere: bool = False) -> None:
         if action not in ACTIONS:
             raise Internal("unknown_action", f"The table of actions has no {action!r}.")
         self.action = action
+        self._anywhere = anywhere
         self.model = HTTPBearerModel(description="`Authorization: Bearer cloche_…`")
         self.scheme_name = "token"
 
@@ -89,21 +103,28 @@ class Action(SecurityBase):
     def admit(self, exchange: Exchange, wanted: str | None) -> Caller:
         """Return the caller; `wanted` is the project that its header names. Raises as a call does."""
         principal = exchange.principal
-        if principal is None or not principal.may(self.action):
-            raise Forbidden(
-                "not_allowed",
-                f"This token may not do {self.action}.",
-                why=f"It needs the role {ACTIONS[self.action]} or a higher one.",
-                todo="Ask an administrator for a key with that role.",
-            )
-        project = choose_project(principal, wanted)
+        if principal is None:
+            raise self._forbidden()
+        if self._anywhere and not wanted and EVERY_PROJECT not in principal.projects:
+            wanted = principal.projects[0]
+        project = choose_project(principal, wanted, exchange.projects)
         exchange.project = project
+        if not principal.may(self.action):
+            raise self._forbidden()
         return Caller(principal, project, exchange)
 
+    def _forbidden(self) -> Forbidden:
+        return Forbidden(
+            "not_allowed",
+            f"This token may not do {self.action}.",
+            why=f"It needs the role {ACTIONS[self.action]} or a higher one.",
+            todo="Ask an administrator for a key with that role.",
+        )
 
-def may(action: str) -> Dependency:
-    """Return the mark that asks for a caller with this permission.
+
+def may(action: str, *, anywhere: bool = False) -> Dependency:
+    """Return the mark that asks for a caller with this permission, `anywhere`: without a project.
 
     `caller: Annotated[Caller, may("runs.write")]`
     """
-    return cast("Dependency", Depends(Action(action)))
+    return cast("Dependency", Depends(Action(action, anywhere=anywhere)))

@@ -1,13 +1,14 @@
 """What one request carries from the front to its route, under `scope["cloche"]`."""
 
 import asyncio
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Final, cast
 
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
-from cloche_shared.access import Principal
+from cloche_shared.access import DEFAULT_PROJECT, Principal
 from cloche_shared.errors import ClocheError, Internal
 
 KEY: Final = "cloche"
@@ -17,10 +18,10 @@ KEY: Final = "cloche"
 class Exchange:
     """One request and what is known of its answer.
 
-    `code` is that of the error it was answered with. `route` is the template of the path within its app
-    (`/runs/{id}`), `position` what the caller has seen, `wrote` the places (`stream@seq`) that this
-    request wrote; `accept` the media types that are asked for where not any will do; `refused` is set by
-    the front when it cuts the request short, `drain` is set when the server ends.
+    `projects` are those that exist. `code` is that of the error it was answered with. `route` is the template
+    of the path within its app (`/runs/{id}`), `position` what the caller has seen, `wrote` the places
+    (`stream@seq`) that this request wrote; `accept` the media types that are asked for where not any will do;
+    `refused` is set by the front when it cuts the request short, `drain` is set when the server ends.
     """
 
     request_id: str
@@ -31,6 +32,7 @@ class Exchange:
     position: str = ""
     accept: bytes = b""
     principal: Principal | None = None
+    projects: Collection[str] = (DEFAULT_PROJECT,)
     project: str = ""
     route: str = ""
     status: int = 0

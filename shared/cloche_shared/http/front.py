@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from cloche_shared.access import AccessTable, FailureGate, KeyRates
+from cloche_shared.access import AccessTable, FailureGate, KeyRates, Principal
 from cloche_shared.errors import ClocheError, Invalid, Throttled, TooLarge, Unauthenticated
 from cloche_shared.http.exchange import KEY, Exchange
 from cloche_shared.http.patience import Patience
@@ -225,18 +225,24 @@ class Front:
                 extra={"retry_after": int(wait) + 1},
             )
         principal = self._access.authenticate(token)
+        if (unknown := self._access.stale()) is not None:
+            return unknown
         if principal is None:
             self._gate.failed(exchange.address)
             return _unauthenticated(given=True)
-        exchange.principal = principal
-        if self._rates is not None and (wait := self._rates.wait(principal.subject)) > 0:
-            return Throttled(
-                "rate_limited",
-                "This key asks for more than it may.",
-                todo="Wait, and send less at a time.",
-                extra={"retry_after": int(wait) + 1},
-            )
-        return None
+        exchange.principal, exchange.projects = principal, self._access.projects
+        return self._too_fast(principal)
+
+    def _too_fast(self, principal: Principal) -> Throttled | None:
+        wait = self._rates.wait(principal.subject) if self._rates is not None else 0
+        if wait <= 0:
+            return None
+        return Throttled(
+            "rate_limited",
+            "This key asks for more than it may.",
+            todo="Wait, and send less at a time.",
+            extra={"retry_after": int(wait) + 1},
+        )
 
     def _body(
         self, exchange: Exchange, headers: dict[bytes, bytes], receive: Receive

@@ -208,3 +208,6 @@ class _LargeSubscription:
 
     async def lag(self) -> int:
         return await self._subscription.lag()
+
+    async def behind(self) -> int:
+        return await self._subscription.behind()

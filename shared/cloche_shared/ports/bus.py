@@ -52,7 +52,10 @@ class Subscription(Protocol):
         """Remember for each source the next offset to read. Losing it means redelivery, never loss."""
 
     async def lag(self) -> int:
-        """Return how many messages wait behind the last fetch."""
+        """Return how many messages wait behind the last fetch, as far as it is known here."""
+
+    async def behind(self) -> int:
+        """Ask the source itself how many messages wait behind the last fetch. Raises `Unavailable`."""
 
 
 class Bus(Protocol):

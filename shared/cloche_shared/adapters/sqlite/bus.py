@@ -208,6 +208,9 @@ class JournalSubscription:
     async def lag(self) -> int:
         return len(self._tail) + sum(self._bus.waiting(name, self.topics, self._next[name]) for name in self._behind)
 
+    async def behind(self) -> int:
+        return await self.lag()
+
     def push(self, source: str, items: list[Delivery]) -> None:
         """Take fresh deliveries, unless older ones must be read first: everything comes in order of commit."""
         if not items:

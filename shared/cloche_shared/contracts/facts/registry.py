@@ -70,13 +70,18 @@ class ModelDeleted(Fact):
 
 
 class ProjectCreated(Fact):
-    """A project exists."""
+    """A project exists; its name is that of the aggregate."""
+
+    description: str = ""
+    created_at: str = ""
+    created_by: str = ""
 
 
 class ApiKeyIssued(Fact):
     """A key exists. `digest` is its keyed hash, never the key; `expires` an RFC 3339 time or empty.
 
-    `bootstrap` marks the one that a data folder's `token` file holds.
+    `projects` are those that it opens, `*` every one. `bootstrap` marks the one that a data folder's `token`
+    file, or an installation's settings, hold.
     """
 
     key_id: str
@@ -85,12 +90,17 @@ class ApiKeyIssued(Fact):
     projects: tuple[str, ...]
     expires: str = ""
     bootstrap: bool = False
+    description: str = ""
+    created_at: str = ""
+    created_by: str = ""
 
 
 class ApiKeyRevoked(Fact):
     """The key opens nothing any more."""
 
     key_id: str
+    revoked_at: str = ""
+    revoked_by: str = ""
 
 
 class DeadLetterResent(Fact):
