@@ -26,6 +26,7 @@ FOUND = (
     *(67, 289),  # a node without a lease, or without its claim, began processes
     *(104, 476),  # a deployer that heard no answer left its revision as it was
     248,  # a node whose first clean-up met a store that did not answer never cleaned up again
+    *(454, 10221, 10432, 11132),  # a claim that came second freed what the first one's process used
     496,  # an effect was settled without its answer, so a repeated request acted twice
 )
 """Seeds that once found a defect, played for ever."""

@@ -8,9 +8,11 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from cloche_runner.domain import nodes as node_rules
 from cloche_runner.domain import run_decisions as decisions
 from cloche_runner.domain.endings import NODES_FAULTS, Verdict, ended_at, judge, without_outputs
 from cloche_runner.domain.runs import Run, holder
@@ -20,9 +22,9 @@ from cloche_runner.metering import Meter
 from cloche_runner.permit import Permit
 from cloche_runner.ports import AttemptFiles
 from cloche_runner.prefixes import Prefixes
+from cloche_runner.spooled import log_bytes, log_tail
 from cloche_shared.bus.dispatch import TRANSIENT
 from cloche_shared.contracts.files import FileEntry, Manifest
-from cloche_runner.spooled import log_bytes, log_tail
 from cloche_shared.contracts.references import Problem
 from cloche_shared.contracts.runs import RUNS_OWN, Ended, RunSpec
 from cloche_shared.errors import ClocheError, Unavailable
@@ -156,13 +158,16 @@ class Attempt:
         return spec
 
     async def _still_held(self) -> None:
-        """Return once the run is known to be held under one grant of the lease, so nobody took it over.
+        """Return once run and resources are known to be held under one grant of the lease: nobody took them over.
 
-        Raises `Conflict` (`stale_fence`).
+        A claim may come long after its allocation, which somebody else may have freed or lost since; from here on
+        only this node's own driver frees it. Raises `Conflict` (`stale_fence`), `Unavailable` (`allocation_lost`).
         """
+        name = holder(str(self.stream), self.number)
         while True:
             until = await self._permit.wait()
-            await self._run()
+            use = partial(node_rules.decide_use, claimant=name, gpus=(await self._run()).gpus)
+            await self._core.change_node(self.node, self._origin, use)
             if self._permit.is_before(until):
                 return
 

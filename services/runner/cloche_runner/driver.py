@@ -5,21 +5,22 @@ adopted at once. Processes that nobody holds a claim for are ended and forgotten
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import replace
 
 from cloche_runner.attempt import OWNER, Attempt, NodeHere, NodeParts, attempt_id, end_process
 from cloche_runner.domain import nodes as node_rules
-from cloche_runner.domain.nodes import NODE_PROJECT
+from cloche_runner.domain.nodes import NODE_PROJECT, Node
 from cloche_runner.handlers import Core, service_origin
 from cloche_runner.permit import Permit
 from cloche_runner.prefixes import Prefixes
 from cloche_shared.bus.dispatch import TRANSIENT
 from cloche_shared.errors import Conflict
 from cloche_shared.journal.commit import StreamId
+from cloche_shared.journal.streams import Decision
 from cloche_shared.notes import notes_of
-from cloche_shared.ports.devices import Devices
-from cloche_shared.ports.executor import Process  # noqa: TC001 - imported like every other port
+from cloche_shared.ports.devices import Devices, Offer
+from cloche_shared.ports.executor import Process
 
 _log = notes_of(__name__)
 _AGAIN = (0.1, 0.5, 2.0, 5.0)
@@ -56,21 +57,36 @@ class Driver:
     # --- the node itself
 
     async def join(self) -> None:
-        """Offer what the node has, and take over what a former owner left."""
+        """Offer what the node has, and take over what a former owner left.
+
+        A node that was declared lost holds nothing any more, so whatever still lives on it is ended first, also
+        where its claim was not taken away yet.
+        """
         core = self._core
-        stream = core.nodes.id(NODE_PROJECT, self.node)
-        present = await core.nodes.get(stream)
         self._left = {process.id: process for process in await self._parts.executor.adopt(OWNER)}
-        for name in present.state.held:
-            await self._see_holder(name)
-        if present.state.lost:
-            await self.end_strangers()
         offer = await self._devices.offer()
         if core.settings.cpus is not None:
             offer = replace(offer, cpus=core.settings.cpus)
-        await core.change_node(
-            self.node, service_origin(), lambda node: node_rules.decide_join(node, offer, core.settings.address)
-        )
+        is_here = False
+        while not is_here:
+            node = (await core.nodes.get(core.nodes.id(NODE_PROJECT, self.node))).state
+            for name in node.held:
+                await self._see_holder(name)
+            if node.lost:
+                await self._end_left(list(self._left.values()))
+                await self.end_strangers()
+            is_here = await self._offer(offer, after_loss=node.lost)
+
+    async def _offer(self, offer: Offer, *, after_loss: bool) -> bool:
+        """Offer what the node has; tell whether it is there now, and was not declared lost in between."""
+        core = self._core
+
+        def decide(node: Node) -> Decision:
+            if node.lost and not after_loss:
+                return Decision()
+            return node_rules.decide_join(node, offer, core.settings.address)
+
+        return (await core.change_node(self.node, service_origin(), decide)).state.is_here
 
     async def _see_holder(self, name: str) -> None:
         stream = _run_of(name)
@@ -80,15 +96,18 @@ class Driver:
     async def end_strangers(self) -> None:
         """End and forget every process that no claim is for, and remove the folders of such attempts."""
         mine = {attempt_id(stream, run.attempt) for stream, run in self._core.board.claims_of(self.node)}
-        strangers = [process for name, process in self._left.items() if name not in mine]
-        await asyncio.gather(*(end_process(process) for process in strangers))
-        for process in strangers:
-            self._left.pop(process.id, None)
-            await self._parts.executor.forget(process.id)
+        await self._end_left([process for name, process in self._left.items() if name not in mine])
         for name in await self._parts.attempts.present():
             if name not in mine:
                 await self._parts.files.discard(name)
                 await self._parts.attempts.discard(name)
+
+    async def _end_left(self, processes: Sequence[Process]) -> None:
+        """End and forget processes that a former owner left."""
+        await asyncio.gather(*(end_process(process) for process in processes))
+        for process in processes:
+            self._left.pop(process.id, None)
+            await self._parts.executor.forget(process.id)
 
     async def sweep_holders(self) -> None:
         """Release what is held for attempts that are over or never were (a crash between two steps)."""
@@ -97,17 +116,25 @@ class Driver:
         suspects = set()
         for name in node.held:
             stream = _run_of(name)
-            if stream is None or self._placing(name):
+            if stream is None or self._in_use(name):
                 continue
             run = (await core.runs.get(stream)).state
-            number = int(name.rpartition("#")[2])
-            if not (run.is_held and run.node == self.node and run.attempt == number):
+            if not (run.is_held and run.node == self.node and run.attempt == _number_of(name)):
                 suspects.add(name)
         gone = suspects if core.board_is_truth else suspects & self._suspects
-        gone -= {name for name in gone if self._placing(name)}
         self._suspects = suspects - gone
         if gone:
-            await core.release(self.node, sorted(gone))
+            await core.change_node(self.node, service_origin(), lambda node: self._free(node, gone))
+
+    def _free(self, node: Node, names: Collection[str]) -> Decision:
+        """Release what is not in use at the moment of the decision: a claim may have come meanwhile."""
+        return node_rules.decide_release(node, sorted(name for name in names if not self._in_use(name)))
+
+    def _in_use(self, name: str) -> bool:
+        """Whether a holder is an attempt that is driven here, or is being placed."""
+        stream = _run_of(name)
+        driven = self.attempts.get(stream) if stream is not None else None
+        return self._placing(name) or (driven is not None and driven.number == _number_of(name))
 
     # --- the loop
 
@@ -211,6 +238,11 @@ class Driver:
         self._here.permit.extend(seconds)
         processes = [attempt.process for attempt in self.attempts.values() if attempt.process is not None]
         await asyncio.gather(*(process.grant(seconds) for process in processes))
+
+
+def _number_of(name: str) -> int:
+    """Return the number of the attempt that a holder's name belongs to."""
+    return int(name.rpartition("#")[2])
 
 
 def _run_of(name: str) -> StreamId | None:

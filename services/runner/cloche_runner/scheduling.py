@@ -88,9 +88,14 @@ class Scheduling:
                 stream, service_origin(stream.id), lambda run: decisions.decide_claim(run, node, attempt, gpus)
             )
         except Conflict:
-            await self._core.see(stream)
-            return False
+            return await self._is_claimed(stream, node, attempt)
         return True
+
+    async def _is_claimed(self, stream: StreamId, node: str, attempt: int) -> bool:
+        """Tell whether another replica gave the run to this very node: the allocation is that attempt's then."""
+        await self._core.see(stream)
+        run = self._core.board.claims.get(stream)
+        return run is not None and run.node == node and run.attempt == attempt
 
     def why(self, key: str) -> str:
         """Return why a queued run waits."""

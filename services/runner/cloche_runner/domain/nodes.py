@@ -21,6 +21,7 @@ from cloche_shared.contracts.facts import (
 )
 from cloche_shared.contracts.references import Problem
 from cloche_shared.contracts.runs import Resources
+from cloche_shared.errors import Unavailable
 from cloche_shared.journal.streams import Decision
 from cloche_shared.ports.devices import Offer
 
@@ -148,13 +149,13 @@ class Claimant:
 
     holder: str
     resources: Resources
-
     within: Resources | None = None
     """What the node must have in all, though others may use it too."""
 
     def could_live_on(self, node: "Node") -> bool:
         """Whether an empty node of this kind would do."""
         return self.within is None or could_fit(node, self.within)
+
 
 def decide_join(node: Node, offer: Offer, address: str) -> Decision:
     """Offer what the node has; nothing when that is known and the node is not lost."""
@@ -188,6 +189,18 @@ def decide_allocate(node: Node, claimants: Sequence[Claimant]) -> Decision:
     return Decision(facts)
 
 
+def decide_use(node: Node, claimant: str, gpus: Sequence[str]) -> Decision:
+    """Record nothing. Raises `Unavailable` (`allocation_lost`) unless a holder has exactly these GPUs here."""
+    held = node.held.get(claimant)
+    if held is None or held.gpus != tuple(gpus):
+        raise Unavailable(
+            "allocation_lost",
+            "The node does not hold what the attempt was given.",
+            why="The node was declared lost in between, or the claim came long after the allocation.",
+        )
+    return Decision()
+
+
 def decide_release(node: Node, holders: Sequence[str]) -> Decision:
     """Free what these holders have; harmless for those that have nothing."""
     return Decision([ResourcesReleased(holder=name) for name in dict.fromkeys(holders) if name in node.held])
@@ -198,6 +211,8 @@ def decide_replica(node: Node, name: str, claimant: Claimant) -> Decision:
     held = node.held.get(claimant.holder)
     if held is not None:
         return Decision(answer=ReplicaAllocated(node=name, holder=claimant.holder, gpus=held.gpus))
+    if claimant.within is not None and not claimant.could_live_on(node):
+        return Decision(answer=ReplicaRefused(problem=no_room([node], claimant.within)))
     fact = allocate(node, claimant)
     if fact is None:
         return Decision(answer=ReplicaRefused(problem=no_room([node], claimant.resources)))
@@ -211,8 +226,6 @@ def no_room(nodes: Sequence[Node], wanted: Resources) -> Problem:
         return Problem(code="insufficient_resources", message=f"The replica {lack}", todo="Ask for less.")
     return Problem(
         code="resources_busy",
-    if claimant.within is not None and not claimant.could_live_on(node):
-        return Decision(answer=ReplicaRefused(problem=no_room([node], claimant.within)))
         message=f"The replica {waits_for(nodes, wanted)}",
         todo="Wait for runs to end, or cancel some, then deploy again.",
     )
