@@ -194,3 +194,13 @@ async def test_a_service_that_moves_away_is_drained_here(world: World) -> None:
     await _placed_on(world, "elsewhere")
     assert world.driver.node_of(world.stream) == "elsewhere"
     assert (await call.future)[0] == 200
+
+
+@pytest.mark.looptime
+async def test_nothing_of_a_driver_goes_on_after_it_let_go(world: World) -> None:
+    await world.deploy()
+    await settle()
+    await world.driver.let_go()
+    await settle()
+    left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    assert left == []

@@ -145,14 +145,18 @@ class Driver:
         return render((stream.project, stream.id, tended.metrics) for stream, tended in here)
 
     async def let_go(self) -> None:
-        """Stop driving; the workers live on for the next owner of this node."""
+        """Stop driving; the workers live on for the next owner of this node, but for those on their way out."""
         self._closing = True
+        servings = [one for tended in self._tended.values() for one in tended.servings.values()]
         tasks = [tended.task for tended in self._tended.values() if tended.task]
-        tasks += [one.task for tended in self._tended.values() for one in tended.servings.values() if one.task]
+        tasks += [one.task for one in servings if one.task]
         tasks += self._background
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        pools = [one.pool for one in servings if one.pool is not None]
+        await asyncio.gather(*(pool.detach() for pool in pools), return_exceptions=True)
+        await asyncio.gather(*(pool.stop() for pool in tuple(self._draining)), return_exceptions=True)
 
     async def close(self) -> None:
         """End every worker; the services come back at the next start."""
