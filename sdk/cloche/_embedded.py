@@ -31,6 +31,7 @@ import cloche_runner.wiring as runner
 import cloche_runtime
 from cloche import __version__
 from cloche._config import LOG
+from cloche._home import made
 from cloche_builder.settings import BuilderSettings
 from cloche_deployer.adapters.node_stage import BASE_ENV, NodeParts, NodeStage
 from cloche_deployer.settings import DeployerSettings
@@ -52,7 +53,7 @@ from cloche_shared.adapters.log_sink import LogSink
 from cloche_shared.adapters.sqlite.file import SqliteFile
 from cloche_shared.adapters.system_clock import SystemClock
 from cloche_shared.adapters.system_random import SystemRandom
-from cloche_shared.errors import ClocheError
+from cloche_shared.errors import ClocheError, Invalid
 from cloche_shared.http.app import App, openapi_document
 from cloche_shared.http.health import Version
 from cloche_shared.http.whole import ProcessParts, whole_app
@@ -144,15 +145,28 @@ def _identity(home: Path, random: SystemRandom) -> Identity:
     """Return the folder's identity, made at the first start; the files are the user's alone (0600)."""
     path = home / "identity.json"
     if path.exists():
-        found = json.loads(path.read_text())
-        pepper = bytes.fromhex(found["pepper"])
+        installation, pepper = _read_identity(path)
         token = (home / "token").read_text().strip() if (home / "token").exists() else ""
-        return Identity(found["installation"], pepper, token or _new_token(home, random, pepper))
+        return Identity(installation, pepper, token or _new_token(home, random, pepper))
     pepper = secrets.token_bytes(PEPPER_BYTES)
     installation = uuid.uuid4().hex[:12]
     token = _new_token(home, random, pepper)
     _write(path, json.dumps({"installation": installation, "pepper": pepper.hex()}))
     return Identity(installation, pepper, token)
+
+
+def _read_identity(path: Path) -> tuple[str, bytes]:
+    """Return installation and pepper. Raises `Invalid` (`identity_damaged`)."""
+    try:
+        found = json.loads(path.read_text())
+        return str(found["installation"]), bytes.fromhex(found["pepper"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Invalid(
+            "identity_damaged",
+            f"{path} cannot be read.",
+            why=f"It says who this installation is: {error}.",
+            todo="Put it back from a backup. Without it (remove it and `token`) all keys of services and users change.",
+        ) from error
 
 
 def _new_token(home: Path, random: SystemRandom, pepper: bytes) -> str:
@@ -431,9 +445,8 @@ def serve(options: Options, ready: Callable[[Started], None], say: Callable[[str
     Raises `Conflict` (`already_running`, `port_in_use`, `data_too_new`), `Invalid` and `Unavailable`.
     """
     os.umask(0o077)
-    options.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     with short_pauses():
-        run(_serve(replace(options, home=options.home.resolve()), ready, say))
+        run(_serve(replace(options, home=made(options.home).resolve()), ready, say))
 
 
 def main(arguments: list[str] | None = None) -> int:

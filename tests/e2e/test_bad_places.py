@@ -17,7 +17,7 @@ import pytest
 from cloche import ClocheError
 from tests.e2e.problems import problem, refused, said
 from tests.e2e.steps import Scripts, completed, done, reaches, submit
-from tests.e2e.topology import PATIENCE, Embedded, Ended, eventually, program
+from tests.e2e.topology import PATIENCE, Embedded, Ended, call, eventually, program
 
 pytestmark = pytest.mark.embedded_only
 MIB = 1024 * 1024
@@ -98,12 +98,41 @@ def test_data_of_a_newer_version_is_left_alone(own_topology: Servers) -> None:
     server.restart()
 
 
-def test_a_folder_that_is_a_file(tmp_path: Path) -> None:
-    (tmp_path / "home").write_text("no folder")
-    ended = up(tmp_path / "home", "--port", "0")
-    assert ended.code != 0
+@pytest.mark.parametrize("how", [("-d",), ()])
+@pytest.mark.parametrize("place", ["file", "file/below", "/proc/cloche"])
+def test_a_data_folder_that_cannot_be_one(tmp_path: Path, place: str, how: tuple[str, ...]) -> None:
+    (tmp_path / "file").write_text("no folder")
+    home = tmp_path / place
+    ended = up(home, "--port", "0", *how)
+    assert ended.code == 2
+    said(ended, "home_unusable", names=str(home))
+
+
+def test_doctor_looks_at_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
+    environ = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "CLOCHE_HOME": "/proc/cloche", "NO_COLOR": "1"}
+    told = call(("doctor", "--json"), environ, code=None)
+    checks = {check["name"]: check for check in told.document["checks"]}
+    for name in ("hard links", "clock"):
+        assert checks[name]["state"] == "warning", checks[name]
+        assert "cannot be written to" in checks[name]["detail"]
+
+
+def test_an_identity_that_is_damaged_is_named_and_left_alone(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir(mode=0o700)
+    (home / "identity.json").write_text('{"installation": "x"')
+    ended = up(home, "--port", "0", "-d")
+    assert ended.code == 2
+    said(ended, "identity_damaged", names=str(home / "identity.json"))
+    assert (home / "identity.json").read_text() == '{"installation": "x"'
+
+
+@pytest.mark.parametrize("how", [("-d",), ()])
+def test_a_port_that_is_none(tmp_path: Path, how: tuple[str, ...]) -> None:
+    ended = up(tmp_path / "home", "--port", "99999", *how)
+    assert ended.code == 2
     assert "Traceback" not in ended.err, ended.err
-    assert str(tmp_path / "home") in ended.err
+    assert "65535" in ended.err
 
 
 def test_secrets_are_the_users_alone(own_topology: Servers) -> None:

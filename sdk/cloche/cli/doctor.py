@@ -151,6 +151,14 @@ def _home(home: Path) -> Check:
     return Check("data folder", "ok", str(home))
 
 
+def _scratch(home: Path) -> Path | None:
+    """Return a new folder on the data folder's disk; None where none can be made."""
+    try:
+        return Path(mkdtemp(prefix=".cloche-doctor-", dir=_standing(home)))
+    except OSError:
+        return None
+
+
 def _open_to_others(path: Path) -> bool:
     return path.exists() and bool(path.stat().st_mode & 0o077)
 
@@ -162,7 +170,9 @@ def _disk(home: Path) -> Check:
 
 
 def _hard_links(home: Path) -> Check:
-    folder = Path(mkdtemp(prefix=".cloche-doctor-", dir=_standing(home)))
+    folder = _scratch(home)
+    if folder is None:
+        return Check("hard links", "warning", "not looked at, because the data folder cannot be written to")
     try:
         (folder / "one").write_bytes(b"")
         try:
@@ -178,7 +188,9 @@ def _hard_links(home: Path) -> Check:
 
 
 def _clock(home: Path) -> Check:
-    folder = Path(mkdtemp(prefix=".cloche-doctor-", dir=_standing(home)))
+    folder = _scratch(home)
+    if folder is None:
+        return Check("clock", "warning", "not looked at, because the data folder cannot be written to")
     try:
         skew = abs(folder.stat().st_mtime - time.time())
     finally:

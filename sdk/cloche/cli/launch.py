@@ -12,6 +12,7 @@ from cloche_shared.errors import ClocheError
 _FLAGS = {"-d": "detach", "--detach": "detach", "--json": "json", "-q": "quiet", "--quiet": "quiet", "--plain": "plain"}
 _VALUES = {"--home": "home", "--host": "host", "--port": "port"}
 _UNDERSTOOD = {"up": {*_FLAGS.values(), *_VALUES.values()}, "status": {"json", "quiet", "plain", "home"}}
+_LAST_PORT = 65_535
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,8 @@ def plain_form(command: str, arguments: Sequence[str]) -> Wanted | None:
         else:
             return None
     understood = not (flags | set(values)) - _UNDERSTOOD[command]
-    right = understood and values.get("port", "0").isdigit() and ("detach" in flags) is (command == "up")
+    port = values.get("port", "0")
+    right = understood and port.isdigit() and int(port) <= _LAST_PORT and ("detach" in flags) is (command == "up")
     return Wanted(frozenset(flags), values) if right else None
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from cloche._config import LOG
+from cloche._home import check_readable, made
 from cloche_shared.errors import ClocheError, Conflict, Failed, Internal, Invalid, Unavailable
 
 READY_SECONDS: Final = 60.0
@@ -28,6 +29,8 @@ _KINDS: Final = {
     "port_not_allowed": Invalid,
     "address_not_available": Invalid,
     "insecure_bind": Invalid,
+    "home_unusable": Invalid,
+    "identity_damaged": Invalid,
     "tls_incomplete": Invalid,
     "unknown_setting": Invalid,
     "invalid_setting": Invalid,
@@ -58,6 +61,7 @@ class Running:
 
 def running(home: Path) -> Running | None:
     """Return the server of a data folder, if its process lives and is the folder's: never one that got its number."""
+    check_readable(home)
     try:
         found = json.loads((home / STATE).read_text())
         here = _read(found)
@@ -122,7 +126,7 @@ def start(home: Path, arguments: Sequence[str]) -> Running:
     `arguments` are options of `cloche._embedded`. Raises what the server says, and `Failed`
     (`start_failed`) with the end of its log when it says nothing.
     """
-    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    made(home)
     reading, writing = os.pipe()
     argv = [sys.executable, "-P", "-m", "cloche._embedded", "--home", str(home), "--ready-fd", str(writing), *arguments]
     log = os.open(home / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
