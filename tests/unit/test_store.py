@@ -102,6 +102,14 @@ def test_a_full_disk_while_compiling_is_no_fault_of_the_package() -> None:
     assert build_error(["cc: error"], "foo", "1").extra == {"package": "foo"}
 
 
+def test_of_a_compilers_output_the_lines_that_name_the_fault_are_shown() -> None:
+    noise = [f"gcc -c part{number}.c" for number in range(40)]
+    error = build_error([*noise, "  a.c:1:10: fatal error: nowhere.h: No such file", *noise], "foo", "1.0")
+    assert error.what == "The package foo 1.0 could not be compiled."
+    assert error.why == "a.c:1:10: fatal error: nowhere.h: No such file"
+    assert build_error(noise, "foo", "1.0").why.count("\n") == 2
+
+
 def test_secrets_in_addresses_are_taken_out() -> None:
     assert without_secrets("fetch https://me:s3cret@host/x and http://t@h") == "fetch https://host/x and http://h"
 

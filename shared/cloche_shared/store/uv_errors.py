@@ -8,7 +8,7 @@ from packaging.utils import canonicalize_name
 
 from cloche_shared.errors import Failed
 
-LAST_LINES = 30
+TELLING_LINES = 3
 
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s\"'<>]+@")
 _NOT_FOUND = re.compile(
@@ -27,6 +27,7 @@ _BUILD = re.compile(
     r"Failed to (?:build|download and build|prepare|resolve requirements from)[^`]*`(?P<name>[A-Za-z0-9._-]+)"
 )
 _NO_BUILD = re.compile(r"Building source distributions .*is disabled|has no usable wheels|no wheels with a matching")
+_FAULT = re.compile(r"\b(?:error|Error|ERROR)\b\S*[:!]|\bundefined reference\b|\bcommand not found\b|Error: ")
 _HASH = re.compile(r"(Hash mismatch|--require-hashes|has no hash)", re.IGNORECASE)
 
 
@@ -35,7 +36,7 @@ def without_secrets(text: str) -> str:
     return _CREDENTIALS.sub("", text)
 
 
-def last_lines(lines: Sequence[str], count: int = LAST_LINES) -> str:
+def last_lines(lines: Sequence[str], count: int) -> str:
     """Return the end of an output, without empty lines."""
     return "\n".join([line for line in lines if line.strip()][-count:])
 
@@ -167,6 +168,12 @@ def resolve_error(lines: Sequence[str], requirements: Sequence[str]) -> Failed:
     )
 
 
+def _telling(lines: Sequence[str]) -> str:
+    """Return the few lines of a compiler's output that name the fault; the build's log keeps them all."""
+    named = [line.strip() for line in lines if _FAULT.search(line)]
+    return "\n".join(named[:TELLING_LINES]) or last_lines(lines, TELLING_LINES)
+
+
 def build_error(lines: Sequence[str], name: str, version: str) -> Failed:
     """Return what a failed build of a wheel means."""
     found = _environmental(lines)
@@ -177,7 +184,8 @@ def build_error(lines: Sequence[str], name: str, version: str) -> Failed:
     return _failed(
         "compile_error",
         f"The package {label} could not be compiled.",
-        last_lines(lines),
-        "Use a version that has a wheel for this Python and platform, or install the compiler and headers it needs.",
+        _telling(lines),
+        "Use a version that has a wheel for this Python and platform, or install the compiler and headers it needs. "
+        "The build's log has the whole output.",
         name,
     )
