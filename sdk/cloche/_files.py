@@ -172,14 +172,18 @@ def _digest(path: Path) -> str:
 def requirements_text(path: Path) -> str:
     """Return a requirements file with the files that it names (`-r`, `-c`) written into it.
 
-    Raises `NotFound` (`requirements_not_found`), `Invalid` (`requirement_option`).
+    Raises `NotFound` (`requirements_not_found`), `Invalid` (`requirement_option`, `requirements_not_text`).
     """
 
     def read(name: str) -> str:
         found = path.parent / name
         try:
             return found.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
+        except UnicodeDecodeError as error:
+            raise Invalid(
+                "requirements_not_text", f"{found} is not in UTF-8.", why=str(error), todo="Save it as UTF-8."
+            ) from error
+        except OSError as error:
             raise NotFound("requirements_not_found", f"There is no readable file {found}.", why=str(error)) from error
 
     return inline_includes(path.name, read)

@@ -93,6 +93,10 @@ def test_requirements_are_written_into_one_text(tmp_path: Path) -> None:
     with pytest.raises(NotFound) as missing:
         requirements_text(tmp_path / "none.txt")
     assert missing.value.code == "requirements_not_found"
+    (tmp_path / "latin.txt").write_bytes(b"# \xe9\n")
+    with pytest.raises(Invalid) as unread:
+        requirements_text(tmp_path / "latin.txt")
+    assert unread.value.code == "requirements_not_text"
 
 
 def test_a_script_is_found_in_its_folder_or_below_the_source(tmp_path: Path) -> None:
