@@ -19,6 +19,8 @@ class ClusterSettings(Section):
     `node`: the id of the node that this replica drives; empty: none.
     `executor`: the Unix socket of the executor that user code runs in; empty: in this process's container.
     `share_group`: the number of the group that this service and the executor have in common.
+    `access_staleness`: for so many seconds after the broker was last heard from, the keys that were known then
+    hold; after that requests get 503 (`access_unknown`).
     `public_url`: where clients reach the installation (the gateway), for the URLs that are shown.
     """
 
@@ -34,6 +36,7 @@ class ClusterSettings(Section):
     node: str = Field(default="", pattern=r"^([a-z0-9][a-z0-9-]{0,62})?$")
     executor: str = ""
     share_group: int | None = Field(default=None, ge=0)
+    access_staleness: float = Field(default=900.0, ge=10)
     public_url: str = Field(default="", pattern=r"^(https?://[^/@\s]+)?$")
     delay: float = Field(default=0.0, ge=0, le=60, description="Holds back every delivery, in seconds; for tests.")
 

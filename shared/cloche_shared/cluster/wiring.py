@@ -250,7 +250,7 @@ class _Process(Generic[P]):
             clock=clock,
             random=SystemRandom(),
             http=clients.http,
-            access=AccessTable(pepper, clock),
+            access=AccessTable(pepper, clock, staleness=found.access_staleness),
             installation=found.installation,
         )
         elsewhere = Elsewhere(clients.peers, platform.leases, clock, replica, found.address)
@@ -275,8 +275,16 @@ class _Process(Generic[P]):
             random=platform.random,
             policy=_policy(self.loaded.value),
             openapi=_openapi_file(),
-            checks=readiness.checks(),
+            checks={**readiness.checks(), "access": _check_of(platform.access)},
         )
+
+
+def _check_of(access: AccessTable) -> Check:
+    async def check() -> str | None:
+        stale = access.stale()
+        return None if stale is None else f"{stale.code}: {stale.why}"
+
+    return check
 
 
 def _folder(path: str) -> Path:

@@ -16,6 +16,7 @@ from starlette.responses import RedirectResponse
 from starlette.routing import BaseRoute
 from starlette.types import Receive, Scope, Send
 
+from cloche_shared.access import ACTIONS
 from cloche_shared.errors import ClocheError, Internal
 from cloche_shared.http import docs_page
 from cloche_shared.http.caller import Action
@@ -65,7 +66,9 @@ def create_app(routers: Iterable[APIRouter], parts: AppParts) -> App:
     api = _fastapi(parts.version.version)
     routers = tuple(routers)
     api.state.known = [route for one in routers for route in one.routes if isinstance(route, APIRoute)]
-    api.include_router(system_router(parts.version, parts.checks, parts.front.drain, parts.figures))
+    system = system_router(parts.version, parts.checks, parts.front.drain, parts.figures)
+    api.state.system = [route for route in system.routes if isinstance(route, APIRoute)]
+    api.include_router(system)
     for one in routers:
         _refuse_unguarded(one.routes)
         api.include_router(one, prefix=PREFIX)
@@ -98,7 +101,14 @@ def _refuse_unguarded(routes: Iterable[BaseRoute]) -> None:
 
 
 def _guarded(dependant: Dependant) -> bool:
-    return isinstance(dependant.call, Action) or any(_guarded(inner) for inner in dependant.dependencies)
+    return bool(action_of(dependant))
+
+
+def action_of(dependant: Dependant) -> str:
+    """Return the action that a route asks for, an empty text where it asks for none."""
+    if isinstance(dependant.call, Action):
+        return dependant.call.action
+    return next(filter(None, map(action_of, dependant.dependencies)), "")
 
 
 # --- errors
@@ -150,7 +160,23 @@ def openapi_document(api: FastAPI) -> bytes:
     for path in whole["paths"].values():
         for operation in path.values():
             _name(operation)
+    for place, route in _places(api):
+        for method in route.methods or ():
+            _say_role(whole["paths"].get(place, {}).get(method.lower()), action_of(route.dependant))
     return orjson.dumps(whole, option=orjson.OPT_SORT_KEYS)
+
+
+def _places(api: FastAPI) -> list[tuple[str, APIRoute]]:
+    """Return every route of FastAPI's with its whole path."""
+    system, known = api.state.system, api.state.known
+    return [(route.path_format, route) for route in system] + [(PREFIX + route.path_format, route) for route in known]
+
+
+def _say_role(operation: dict[str, object] | None, action: str) -> None:
+    """Name the role that an operation asks for, where OpenAPI 3.1 has a place for roles, and its action."""
+    if operation is not None and action:
+        operation["security"] = [{"token": [ACTIONS[action]]}]
+        operation["x-cloche-action"] = action
 
 
 def _name(operation: dict[str, str]) -> None:
