@@ -2,12 +2,15 @@
 
 import hashlib
 import json
+import os
 import shutil
+import signal
 import socket
 import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -68,6 +71,36 @@ def test_settings_that_are_none(tmp_path: Path) -> None:
     said(up(home, CLOCHE_HTTP__PORT="many"), "invalid_setting", names="http.port")
     (home / "config.toml").write_text("[http\nport = 1")
     said(up(home), "malformed_config", names="config.toml")
+
+
+def test_of_two_that_start_it_at_once_both_are_told_where_it_is(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    with ThreadPoolExecutor() as pool:
+        both = list(pool.map(lambda _: up(home, "-d", "--port", "0", "--json"), range(2)))
+    try:
+        assert [ended.code for ended in both] == [0, 0], both
+        assert both[0].document["pid"] == both[1].document["pid"]
+    finally:
+        environ = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "CLOCHE_HOME": str(home)}
+        subprocess.run(program("down"), env=environ, capture_output=True, timeout=PATIENCE, check=True)
+
+
+def test_a_server_that_hangs_is_not_said_to_be_absent(own_topology: Servers) -> None:
+    server = own_topology()
+    environ = {"PATH": "/usr/bin:/bin", "HOME": str(server.home.parent), "CLOCHE_HOME": str(server.home)}
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        told = subprocess.run(
+            program("down", "--timeout", "2s"), env=environ, capture_output=True, text=True, timeout=30, check=False
+        )
+        assert time.monotonic() - began < 6
+        assert told.returncode == 124
+        assert f"kill -9 {server.pid}" in told.stderr
+        status = subprocess.run(program("status"), env=environ, capture_output=True, text=True, timeout=60, check=False)
+        assert "not_answering" in status.stderr
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
 
 
 def test_a_second_server_on_the_same_folder(own_topology: Servers) -> None:

@@ -73,7 +73,7 @@ def test_the_first_stops_the_services_and_lists_the_runs_that_go_on(
         worker = deployed(client, "svc", script(SCORE, "score.py")).score({})
         assert isinstance(worker, int)
         os.kill(process.pid, signal.SIGINT)
-        said = until(process, "go on without Cloche")
+        said = until(process, "on without Cloche")
         assert run_id in said
         assert "Press Ctrl-C again" in said
         assert process.wait(PATIENCE) in {0, 130}
@@ -92,7 +92,7 @@ def test_the_second_ends_the_runs(own_topology: Callable[..., Embedded], script:
     with up(server) as (process, client):
         run_id, pid = running(client, script(UNTIL), tmp_path / "go")
         os.kill(process.pid, signal.SIGINT)
-        until(process, "go on without Cloche")
+        until(process, "on without Cloche")
         os.kill(process.pid, signal.SIGINT)
         assert "Ending them" in until(process, "Ending them")
         assert process.wait(PATIENCE) in {0, 130}
