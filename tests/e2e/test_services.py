@@ -86,6 +86,8 @@ def test_a_service_is_deployed_and_scored_by_the_command_line(
     assert said["scoring_uri"].endswith(f"/api/v1/services/{name}/score")
     assert topology.cli("score", name, '{"a": 1}').document == {"greeting": "hello", "got": {"a": 1}}
     assert name in topology.cli("service", "list").out
+    listed = {one["name"]: one["workers"] for one in topology.cli("service", "list", "--json").document}
+    assert listed[name] == topology.cli("service", "show", name, "--json").document["workers"]
     assert "init is done" in topology.cli("service", "logs", name).out
     topology.cli("service", "delete", name, "--yes")
     topology.cli("service", "show", name, code=3)
