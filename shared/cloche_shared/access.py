@@ -48,6 +48,7 @@ ACTIONS: Final[Mapping[str, Role]] = {
     "blobs.write": "submitter",
     "nodes.read": "viewer",
     "events.read": "viewer",
+    "commands.write": "submitter",
     "access.read": "admin",
     "access.write": "admin",
     "projects.read": "viewer",

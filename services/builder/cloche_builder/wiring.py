@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cloche_builder.adapters.file_logs import FileLogs
 from cloche_builder.api import ApiParts, make_router
+from cloche_builder.commands import commands_consumer
 from cloche_builder.consumers import NO_PROJECT, OPEN, OPEN_LIST, OWN_TOPICS, TOPICS, Inbox, build_rows, request_rows
 from cloche_builder.domain.builds import BUILDS
 from cloche_builder.domain.requests import REQUESTS
@@ -22,6 +23,7 @@ from cloche_builder.tenure import Tenure
 from cloche_builder.workshop import Tools, Workshop
 from cloche_shared.adapters.interpreters import Interpreters
 from cloche_shared.adapters.uv_resolver import UvResolver
+from cloche_shared.bus.commands import DeskParts
 from cloche_shared.bus.dispatch import TRANSIENT, BatchConsumer, Consumer
 from cloche_shared.bus.projector import Projection, Projector
 from cloche_shared.bus.relay import Relay
@@ -85,7 +87,7 @@ class BuilderService:
         self._settings = settings = here(settings)
         self._relay = Relay(platform.journal, platform.bus, f"/cloche/{SERVICE}", answered=self._answered)
         offer = self._relay.offer if platform.relays else None
-        writer = Writer(platform.journal, platform.clock, platform.random, offer=offer)
+        writer = self._writer = Writer(platform.journal, platform.clock, platform.random, offer=offer)
         streams = Streams(BUILDS, writer, exclusive=platform.exclusive)
         self.builds = Builds(streams, writer, platform.blobs, platform.clock, settings)
         self.requests = Requests(Streams(REQUESTS, writer, exclusive=platform.exclusive), self.builds)
@@ -146,7 +148,8 @@ class BuilderService:
             random=platform.random,
             code_version=CODE_VERSION,
         )
-        for one in (lists, consumer):
+        desk = DeskParts(platform.bus, self._writer, platform.views, platform.clock, platform.random, CODE_VERSION)
+        for one in (lists, consumer, commands_consumer(self.requests, desk)):
             _run(lifecycle, one)
         if self._settings.sweep_lists_s:
             lifecycle.spawn("builder sweep", self._sweep(projector))

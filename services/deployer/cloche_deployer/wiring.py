@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from cloche_deployer.adapters.scoring_links import UnixConnector
 from cloche_deployer.api import Parts, service_router
+from cloche_deployer.commands import ServiceCommands
 from cloche_deployer.consumers import OWN_TOPICS, answers_consumer, driver_consumer, lists, views_consumer
 from cloche_deployer.driver import Driver
 from cloche_deployer.handlers import KIND, Handlers, Stores, living
@@ -18,6 +19,7 @@ from cloche_deployer.scoring.ports import Connector
 from cloche_deployer.scoring.target import RoutingTable
 from cloche_deployer.settings import DeployerSettings
 from cloche_shared.access import AccessTable, FailureGate
+from cloche_shared.bus.commands import DeskParts
 from cloche_shared.bus.dispatch import TRANSIENT
 from cloche_shared.bus.projector import Projector
 from cloche_shared.bus.relay import Relay
@@ -90,7 +92,7 @@ class Deployer:
         self._extras = extras
         self._relay = Relay(platform.journal, platform.bus, f"/cloche/{NAME}") if platform.relays else None
         offer = self._relay.offer if self._relay is not None else None
-        writer = Writer(platform.journal, platform.clock, platform.random, offer=offer)
+        writer = self._writer = Writer(platform.journal, platform.clock, platform.random, offer=offer)
         self.streams = Streams(KIND, writer, exclusive=platform.exclusive)
         stores = Stores(writer, platform.views, platform.blobs)
         many = not platform.exclusive
@@ -149,7 +151,9 @@ class Deployer:
         projector = lists(self.streams, platform.views)
         views = views_consumer(platform.bus, projector, platform.random, version)
         await self.driver.begin(await living(platform.views))
-        for consumer in (answers, views):
+        desk = DeskParts(platform.bus, self._writer, platform.views, platform.clock, platform.random, version)
+        commands = ServiceCommands(self.handlers, platform.blobs).consumer(desk)
+        for consumer in (answers, views, commands):
             lifecycle.spawn(consumer.group, consumer.run())
         if platform.exclusive:
             wakes = driver_consumer(platform.bus, self.driver, platform.random, version)

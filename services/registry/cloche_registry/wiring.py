@@ -9,6 +9,7 @@ from fastapi import APIRouter
 
 from cloche_registry.access_api import project_routes, token_routes
 from cloche_registry.api import environment_routes, model_routes
+from cloche_registry.commands import CommandTopics, RegistryCommands
 from cloche_registry.consumers import RUNS_SEEN, Listeners, RunViews, list_projector
 from cloche_registry.definitions import Recipe
 from cloche_registry.handlers import ENVIRONMENT, MODEL, OWNER, Environments, Models, Resolver
@@ -16,11 +17,13 @@ from cloche_registry.keys import ACCESS, Keys
 from cloche_registry.letters import LETTER, DeadLetters, letter_routes
 from cloche_registry.settings import RegistrySettings
 from cloche_shared.bus.access_feed import feed_access
+from cloche_shared.bus.commands import DeskParts
 from cloche_shared.bus.dispatch import TRANSIENT, BatchConsumer, Consumer
 from cloche_shared.bus.projector import Projector
 from cloche_shared.bus.relay import Relay
 from cloche_shared.contracts.references import InlineEnvironment
 from cloche_shared.denials import Denials
+from cloche_shared.http.commands import commands_router
 from cloche_shared.http.events import events_router
 from cloche_shared.http.files import files_router
 from cloche_shared.journal.commit import StreamId
@@ -95,7 +98,14 @@ class Registry:
             lifecycle.spawn("registry.relay", self._relay.run())
         listeners = Listeners(platform.bus, platform.random, CODE_VERSION)
         resolver = Resolver(self.environments, self.models, self._writer, self._default())
-        consumers = (listeners.resolver(resolver), listeners.lists(self._projector), listeners.runs(self._runs))
+        desk = DeskParts(platform.bus, self._writer, platform.views, platform.clock, platform.random, CODE_VERSION)
+        consumers = (
+            listeners.resolver(resolver),
+            listeners.lists(self._projector),
+            listeners.runs(self._runs),
+            RegistryCommands(self.environments, self.models).consumer(desk),
+            CommandTopics(platform.bus).consumer(desk),
+        )
         for consumer in consumers:
             _run(lifecycle, consumer)
         self._denials.start(lifecycle)
@@ -128,6 +138,7 @@ class Registry:
             project_routes(self.keys, platform.views, platform.installation),
             token_routes(self.keys, platform.views, platform.installation),
             letter_routes(self._letters),
+            commands_router(platform.bus, platform.clock),
             events_router(platform.bus),
         )
         whole = APIRouter()

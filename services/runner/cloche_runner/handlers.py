@@ -39,7 +39,7 @@ MANIFEST_LIMIT = 64 * 1024 * 1024
 
 def run_kind() -> Kind[Run]:
     """Return how runs are kept."""
-    return Kind("run", Run, run_rules.evolve)
+    return Kind("run", Run, run_rules.evolve, chain=lambda run: run.chain)
 
 
 def node_kind() -> Kind[Node]:
@@ -126,10 +126,14 @@ def _rfc3339(moment: datetime) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """Who submits, and under which request id (empty: nobody will ask again)."""
+    """Who submits, and under which request id (empty: nobody will ask again).
+
+    `joins`: a new run belongs to the chain of its origin, instead of beginning one.
+    """
 
     origin: Origin
     fingerprint: str = ""
+    joins: bool = False
 
 
 class Commands:
@@ -152,9 +156,10 @@ class Commands:
         core = self._core
         asked = submission.origin.request_id
         run_id = _id_of(project, asked) if asked else core.random.uuid7()
-        origin = replace(submission.origin, correlation=run_id)
+        chain = submission.origin.correlation if submission.joins else ""
+        origin = replace(submission.origin, correlation=chain or run_id)
         stream = core.runs.id(project, run_id)
-        accepted = decisions.Accepted(run_id, core.writer.now(), origin.actor.subject)
+        accepted = decisions.Accepted(run_id, core.writer.now(), origin.actor.subject, chain)
         return await core.change_run(
             stream,
             origin,

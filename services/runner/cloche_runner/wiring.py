@@ -10,6 +10,7 @@ from cloche_runner.adapters.attempt_files import LocalAttemptFiles
 from cloche_runner.api import router
 from cloche_runner.attempt import Attempt, NodeParts
 from cloche_runner.board import Board
+from cloche_runner.commands import RunCommands
 from cloche_runner.consumers import FOREIGN_TOPICS, OWN_TOPICS, handlers, own_facts, seen
 from cloche_runner.driver import Driver
 from cloche_runner.handlers import SERVICE, Answers, Commands, Core, Submission, node_kind, run_kind, service_origin
@@ -20,6 +21,7 @@ from cloche_runner.scheduling import Scheduling
 from cloche_runner.settings import RunnerSettings
 from cloche_runner.views import ACTIVE, rows_of
 from cloche_shared.adapters.sharing import PRIVATE, Sharing
+from cloche_shared.bus.commands import DeskParts
 from cloche_shared.bus.dispatch import TRANSIENT, BatchConsumer, Consumer
 from cloche_shared.bus.projector import Projection, Projector
 from cloche_shared.bus.relay import Relay
@@ -32,6 +34,7 @@ from cloche_shared.lifecycle import Lifecycle
 from cloche_shared.notes import notes_of
 from cloche_shared.ports.devices import Devices
 from cloche_shared.ports.executor import Executor
+from cloche_shared.ports.git import Git
 from cloche_shared.ports.node_files import NodeFiles
 from cloche_shared.service import Platform, Surface
 
@@ -72,6 +75,7 @@ class Runner:
         settings: RunnerSettings,
         node: NodePorts | None,
         elsewhere: Elsewhere | None = None,
+        git: Git | None = None,
     ) -> None:
         self._platform = platform
         self._settings = settings
@@ -106,6 +110,8 @@ class Runner:
             random=platform.random,
             code_version=CODE_VERSION,
         )
+        desk = DeskParts(platform.bus, writer, platform.views, platform.clock, platform.random, CODE_VERSION)
+        self._taken = RunCommands(self.commands, platform.blobs, git).consumer(desk)
         self._projector = Projector(platform.views, [Projection(core.runs, rows_of)])
         self._lists = BatchConsumer(
             platform.bus,
@@ -152,6 +158,7 @@ class Runner:
             lifecycle.spawn("runner-relay", self._relay.run())
         self._denials.start(lifecycle)
         lifecycle.spawn("runner-answers", self._answers.run())
+        lifecycle.spawn("runner-commands", self._taken.run())
         lifecycle.spawn("runner-lists", self._lists.run())
         lifecycle.spawn("runner-scheduling", self.scheduling.run())
         if self.driver is not None:
@@ -263,6 +270,10 @@ def build(
     settings: RunnerSettings,
     node: NodePorts | None = None,
     elsewhere: Elsewhere | None = None,
+    git: Git | None = None,
 ) -> Runner:
-    """Return the runner; with `node` it drives the node `settings.node`, with `elsewhere` it asks other replicas."""
-    return Runner(platform, settings, node, elsewhere)
+    """Return the runner; with `node` it drives the node `settings.node`, with `elsewhere` it asks other replicas.
+
+    With `git` commands may name commits of repositories.
+    """
+    return Runner(platform, settings, node, elsewhere, git)

@@ -13,6 +13,7 @@ from hashlib import sha256
 
 from cloche_shared.adapters.memory_faults import NO_FAULTS, Faults
 from cloche_shared.bus.letters import letter_not_found
+from cloche_shared.bus.topics import is_pattern, names
 from cloche_shared.contracts.envelope import Event
 from cloche_shared.contracts.facts import TOPICS
 from cloche_shared.ports.bus import DeadLetter, Delivery, Letter, Subscription
@@ -48,7 +49,18 @@ class MemoryBroker:
         found = self.topics[topic]
         if not found:
             found.extend(Partition(f"{topic}/{number}") for number in range(self.count))
+            self._tell_patterns(topic)
         return found
+
+    def _tell_patterns(self, topic: str) -> None:
+        """Deal a new topic to the groups that want all of its kind."""
+        for group, members in list(self.members.items()):
+            if any(is_pattern(name) and names(name, topic) for member in members for name in member.topics):
+                self.share(group)
+
+    def named(self, name: str) -> list[str]:
+        """Return the topics that a subscription's name means now."""
+        return sorted(topic for topic in self.topics if names(name, topic)) if is_pattern(name) else [name]
 
     def place(self, topic: str, key: str) -> Partition:
         """Return the partition of a key (the same in every process)."""
@@ -78,7 +90,8 @@ class MemoryBroker:
         """Deal the partitions of a group's topics to its members, who start at the committed offsets."""
         members = self.members[group]
         for index, member in enumerate(members):
-            found = (part for topic in member.topics for part in self.partitions(topic))
+            topics = dict.fromkeys(topic for name in member.topics for topic in self.named(name))
+            found = (part for topic in topics for part in self.partitions(topic))
             mine = [part for number, part in enumerate(found) if number % len(members) == index]
             member.assign({part.source: (part, self.offsets.get((group, part.source), 0)) for part in mine})
 
@@ -143,6 +156,10 @@ class MemoryBus:
         for group, subscription in self._mine:
             self.broker.leave(group, subscription)
         self._mine.clear()
+
+    async def provide(self, topics: Sequence[str]) -> None:
+        for topic in topics:
+            self.broker.partitions(topic)
 
     async def bury(self, letter: DeadLetter) -> None:
         await self._faults.before("bury")

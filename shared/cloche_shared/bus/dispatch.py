@@ -85,8 +85,9 @@ def delay_before(tries: int, random: Random) -> float:
 class Consumer:
     """Feeds a group's events to handlers by type (`cloche.RunSubmitted.v1`).
 
-    Types that are not in the table are skipped and counted: they are for others, or from a newer
-    version. At most `concurrency` handlers run at a time. A handler that raises one of `TRANSIENT`
+    Types that are not in the table go to `other`, or are skipped and counted: they are for others, or from a
+    newer version. With `buries_unreadable` false, what cannot be read is skipped too: another group buries it.
+    At most `concurrency` handlers run at a time. A handler that raises one of `TRANSIENT`
     is called again until it succeeds; one that raises `Invalid` never is; anything else is a bug,
     tried three times.
     """
@@ -102,8 +103,12 @@ class Consumer:
         code_version: str,
         concurrency: int = 256,
         stop_deadline: float = 10.0,
+        other: Handler | None = None,
+        buries_unreadable: bool = True,
     ) -> None:
         self.group = group
+        self._other = other
+        self._buries_unreadable = buries_unreadable
         self.counters = Counters()
         self._bus = bus
         self._topics = tuple(topics)
@@ -191,7 +196,7 @@ class Consumer:
             # New, or dealt to us again from an older offset: what still runs counts in the old ledger.
             ledger = self._ledgers[source] = _Ledger(offset)
         ledger.newest = offset
-        if event is not None and event.type not in self._handlers:
+        if self._skips(event):
             self.counters.skipped += 1
             self._pass_over(source, ledger, delivery)
             return
@@ -203,6 +208,11 @@ class Consumer:
             lane = self._lanes[delivery.key] = _Lane(delivery.key)
             self._ready.append(lane)
         lane.items.append(item)
+
+    def _skips(self, event: Event | None) -> bool:
+        if event is None:
+            return not self._buries_unreadable
+        return self._other is None and event.type not in self._handlers
 
     def _pass_over(self, source: str, ledger: _Ledger, delivery: Delivery) -> None:
         if ledger.items:
@@ -277,7 +287,9 @@ class Consumer:
             if item.letter is not None or event is None:
                 await self._bury(item, item.delivery.reason)
                 return None
-            await self._handlers[event.type](event)
+            handler = self._handlers.get(event.type, self._other)
+            if handler is not None:
+                await handler(event)
         except TRANSIENT as error:
             item.tries += 1
             return self._retry(item, error)

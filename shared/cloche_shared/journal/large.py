@@ -154,6 +154,10 @@ class LargeBus:
         """Return where a tail goes on behind a delivery."""
         return self._bus.place(delivery)
 
+    async def provide(self, topics: Sequence[str]) -> None:
+        """Make topics that are not there."""
+        await self._bus.provide(topics)
+
     async def bury(self, letter: DeadLetter) -> None:
         """Put a poison message aside."""
         await self._bus.bury(letter)

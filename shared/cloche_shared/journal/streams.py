@@ -31,11 +31,16 @@ PAGE = SNAPSHOT_EVERY
 
 @dataclass(frozen=True, slots=True)
 class Kind(Generic[S]):
-    """A kind of aggregate: its name in keys, its state's class, and how facts change the state."""
+    """A kind of aggregate: its name in keys, its state's class, and how facts change the state.
+
+    `chain` returns the correlation of whoever asked for the aggregate, as far as the state knows it: what a
+    service goes on with by itself belongs to that chain.
+    """
 
     name: str
     state: type[S]
     evolve: Callable[[S, Fact], S]
+    chain: Callable[[S], str] = lambda _state: ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +200,8 @@ class Streams(Generic[S]):
     ) -> Changed[S] | Present[S]:
         seq = present.seq + 1
         origin = origin.behind(stream, present.seq)
+        if origin.follows and (chain := self.kind.chain(present.state)):
+            origin = replace(origin, correlation=chain)
         commit = Commit(
             self._writer.unique(), facts, origin, self._writer.now(), outcome.to_json() if outcome is not None else None
         )

@@ -69,7 +69,11 @@ class Bus(Protocol):
         """
 
     def subscribe(self, group: str, topics: Sequence[str]) -> AbstractAsyncContextManager[Subscription]:
-        """Join a durable group, which starts with the oldest message that is there."""
+        """Join a durable group, which starts with the oldest message that is there.
+
+        A name that ends with `*` stands for every topic that begins so, also for one that is made later
+        (`cloche.commands.*`); of dead letters it stands for none.
+        """
 
     def tail(
         self, topics: Sequence[str], *, from_start: bool = False, after: str = ""
@@ -85,6 +89,9 @@ class Bus(Protocol):
         Empty on a bus that has no one order for all its topics: whoever resumes there reads again from
         the start and passes over what it knows.
         """
+
+    async def provide(self, topics: Sequence[str]) -> None:
+        """Make topics that are not there, each with its dead letters; harmless again. Raises `Unavailable`."""
 
     async def bury(self, letter: DeadLetter) -> None:
         """Put a poison message aside durably, under `<topic>.dead`."""

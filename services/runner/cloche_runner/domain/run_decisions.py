@@ -61,16 +61,17 @@ def hold(run: Run, fence: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """Under which id a run is accepted, when, and who submitted it."""
+    """Under which id a run is accepted, when, who submitted it, and to whose chain it belongs (empty: its own)."""
 
     run_id: str
     at: str
     by: str = ""
+    chain: str = ""
 
 
 def decide_submit(run: Run, spec: RunSpec, references: References, accepted: Accepted) -> Decision:
     """Accept a run; one that was accepted already stays as it is."""
-    fact = RunSubmitted(spec=spec, references=references, at=accepted.at, by=accepted.by)
+    fact = RunSubmitted(spec=spec, references=references, at=accepted.at, by=accepted.by, chain=accepted.chain)
     return Decision(() if run.phase else (fact,), json={"id": accepted.run_id})
 
 

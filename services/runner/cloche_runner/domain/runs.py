@@ -97,6 +97,7 @@ class Run(BaseModel):
     ended: Ended | None = None
     outputs: str | None = None
     logs: tuple[LogPart, ...] = ()
+    chain: str = ""
     created_by: str = ""
     created_at: str = ""
     started_at: str = ""
@@ -139,6 +140,7 @@ def _submitted(run: Run, fact: RunSubmitted) -> Run:
         "phase": "submitted",
         "spec": fact.spec,
         "references": fact.references,
+        "chain": fact.chain,
         "created_by": fact.by,
         "created_at": fact.at,
         "measures": measures,

@@ -16,9 +16,10 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from itertools import islice
 
+from cloche_shared.adapters.sqlite.inbox import INBOX, Inbox
 from cloche_shared.adapters.sqlite.letters import RESENT, Letters
 from cloche_shared.adapters.sqlite.writer import Placed, Writer
-from cloche_shared.contracts.envelope import Event
+from cloche_shared.contracts.envelope import COMMANDS, Event
 from cloche_shared.journal.commit import events_of
 from cloche_shared.ports.bus import DeadLetter, Delivery, Letter, Subscription
 from cloche_shared.ports.journal import Document
@@ -29,6 +30,8 @@ TAIL = 20_000
 _PAGE = 500
 _LONGEST_PLACE = 18
 """Digits of an offset that SQLite can hold."""
+_OWN_LOGS = frozenset((RESENT, INBOX))
+"""Sources that are no journal: each has a table and positions of its own."""
 
 
 class JournalBus:
@@ -48,10 +51,27 @@ class JournalBus:
         self._wanted: defaultdict[str, list[JournalSubscription]] = defaultdict(list)
         self._offsets: dict[tuple[str, str], int] = {}
         self._letters = Letters(reader, writer)
+        self._inbox = Inbox(reader, writer)
         writer.listen(self._committed)
 
     async def publish(self, events: Sequence[Event]) -> None:
-        """Do nothing: what the journal holds is published."""
+        """Keep commands; of facts there is nothing to do: what the journal holds is published."""
+        commands = [event for event in events if event.topic.startswith(COMMANDS)]
+        if commands:
+            await self._inbox.put(commands)
+            asyncio.get_running_loop().call_later(self._delay, self._look_into_inbox)
+
+    async def provide(self, topics: Sequence[str]) -> None:
+        """Do nothing: here a topic is a column."""
+
+    def _look_into_inbox(self) -> None:
+        for subscription in self._commanded():
+            subscription.look(INBOX)
+
+    def _commanded(self) -> "set[JournalSubscription]":
+        """Return the subscriptions that want commands."""
+        wanted = (subscriptions for name, subscriptions in self._wanted.items() if name.startswith(COMMANDS))
+        return {one for subscriptions in wanted for one in subscriptions if one.group}
 
     @asynccontextmanager
     async def _joined(self, subscription: "JournalSubscription") -> AsyncIterator[Subscription]:
@@ -64,7 +84,8 @@ class JournalBus:
                 self._wanted[topic].remove(subscription)
 
     def subscribe(self, group: str, topics: Sequence[str]) -> AbstractAsyncContextManager[Subscription]:
-        sources = (*self.released, RESENT)
+        commands = (INBOX,) if any(topic.startswith(COMMANDS) for topic in topics) else ()
+        sources = (*self.released, RESENT, *commands)
         return self._joined(
             JournalSubscription(self, group, topics, {name: self._offset(group, name) for name in sources})
         )
@@ -103,11 +124,21 @@ class JournalBus:
         self.writer.write_lazily(("offset", group, source), sql, (group, source, offset))
         if source == RESENT:
             self._letters.forget(group, offset >> _SHIFT)
+        elif source == INBOX:
+            self._inbox.forget(min(self._offset(one.group, INBOX) for one in self._commanded()) >> _SHIFT)
 
     def again(self, group: str, start: int) -> list[Delivery]:
         """Return the next letters that come again; none: caught up."""
         letters = self._letters.resent(group, start >> _SHIFT, _PAGE)
         return [item for pos, letter in letters if (item := _again(letter, pos << _SHIFT)).offset >= start]
+
+    def commands(self, topics: Sequence[str], start: int) -> tuple[list[Delivery], int]:
+        """Return the next commands of these topics, and the offset behind all that were looked at."""
+        items: list[Delivery] = []
+        while not items and (found := self._inbox.page(topics, start >> _SHIFT, _PAGE)):
+            items = [Delivery(INBOX, pos << _SHIFT, event.key, event) for pos, event in found if event is not None]
+            start = (found[-1][0] + 1) << _SHIFT
+        return items, start
 
     def page(self, source: str, topics: Sequence[str], start: int) -> tuple[list[Delivery], bool]:
         """Return the next deliveries of a journal from its table, of up to 500 documents, and whether more follow."""
@@ -124,8 +155,8 @@ class JournalBus:
 
     def waiting(self, source: str, topics: Sequence[str], start: int) -> int:
         """Return how many documents of these topics lie behind `start`."""
-        if source == RESENT:
-            return 0
+        if source in _OWN_LOGS:
+            return self._inbox.waiting(start >> _SHIFT) if source == INBOX else 0
         sql = f"SELECT count(*) FROM {source}_journal WHERE topic=? AND pos>=? AND pos<=?"  # noqa: S608 - our own name
         first, last = -(-start >> _SHIFT), self.released[source]
         return sum(int(self.reader.execute(sql, (topic, first, last)).fetchone()[0]) for topic in topics)
@@ -233,12 +264,15 @@ class JournalSubscription:
 
     def _catch_up(self) -> None:
         """Read a page of each source, and take what is older than whatever was not read yet."""
-        journals = sorted(self._behind - {RESENT})
+        journals = sorted(self._behind - _OWN_LOGS)
         pages = {name: self._bus.page(name, self.topics, self._next[name]) for name in journals}
         edge = min((found[-1].offset for found, more in pages.values() if more), default=None)
         taken = [item for found, _ in pages.values() for item in found if edge is None or item.offset <= edge]
         if RESENT in self._behind:
             self._take(self._bus.again(self.group, self._next[RESENT]))
+        if INBOX in self._behind:
+            commands, self._next[INBOX] = self._bus.commands(self.topics, self._next[INBOX])
+            self._tail.extend(commands)
         self._take(sorted(taken, key=_offset))
         if not self._tail:
             self._behind.clear()
@@ -251,7 +285,8 @@ class JournalSubscription:
     def _beyond_others(self, source: str, offset: int) -> int:
         """Skip documents of other topics, so that a restart does not read them again."""
         caught_up = not self._tail and source not in self._behind and self._next[source] == offset
-        return max(offset, (self._bus.released[source] + 1) << _SHIFT) if caught_up and source != RESENT else offset
+        skips = caught_up and source not in _OWN_LOGS
+        return max(offset, (self._bus.released[source] + 1) << _SHIFT) if skips else offset
 
 
 def _offset(delivery: Delivery) -> int:

@@ -20,7 +20,9 @@ from cloche_shared.contracts.facts.builder import (
     Target,
 )
 from cloche_shared.contracts.facts.common import (
+    ApiKeysUsed,
     AttemptsDenied,
+    CommandAccepted,
     CommandRefused,
 )
 from cloche_shared.contracts.facts.deployer import (
@@ -86,6 +88,7 @@ TOPICS = {
     "letter": "cloche.access",
     "answers": "cloche.answers",
     "denial": "cloche.denials",
+    "usage": "cloche.denials",
 }
 """The topic of each kind of aggregate."""
 
@@ -93,6 +96,7 @@ __all__ = [
     "TOPICS",
     "ApiKeyIssued",
     "ApiKeyRevoked",
+    "ApiKeysUsed",
     "AttemptClaimed",
     "AttemptLost",
     "AttemptsDenied",
@@ -100,6 +104,7 @@ __all__ = [
     "BuildCompleted",
     "BuildFailed",
     "BuildSubmitted",
+    "CommandAccepted",
     "CommandRefused",
     "DeadLetterResent",
     "EnvironmentArchived",

@@ -6,6 +6,17 @@ from cloche_shared.contracts.references import (
 )
 
 
+class CommandAccepted(Fact):
+    """Answer: a command was carried out, or had nothing to change.
+
+    `command` is its type, `about` the aggregate that it concerns (`run/default/<id>`); what it set going tells its
+    own facts, with the command's correlation id.
+    """
+
+    command: str
+    about: str = ""
+
+
 class CommandRefused(Fact):
     """Answer: a command was understood and refused."""
 
@@ -28,3 +39,10 @@ class AttemptsDenied(Fact):
     first_at: str
     last_at: str
     first_request: str = ""
+
+
+class ApiKeysUsed(Fact):
+    """Keys (`key:<id>`) that opened something at about this time: each is told once an hour by each process."""
+
+    subjects: tuple[str, ...]
+    at: str

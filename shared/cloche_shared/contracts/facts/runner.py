@@ -22,13 +22,15 @@ from cloche_shared.contracts.runs import Ended, Resources, RunSpec
 class RunSubmitted(Fact):
     """A run was accepted. `at` is the time of record (RFC 3339), here and in the other facts of a run.
 
-    `by` is the subject that submitted it.
+    `by` is the subject that submitted it; `chain` the correlation id of the command that asked for it, empty
+    where the run begins a chain of its own.
     """
 
     spec: RunSpec
     references: References
     at: str = ""
     by: str = ""
+    chain: str = ""
 
 
 class RunPreparing(Fact):
