@@ -136,7 +136,8 @@ async def test_keys_that_are_issued_anywhere_open_here() -> None:
 def test_a_type_that_no_event_has_is_refused_and_close_ones_are_named() -> None:
     assert known_types("RunCompleted, cloche.RunFailed.v1") == {"RunCompleted", "cloche.RunFailed.v1"}
     assert known_types("") == frozenset()
-    with pytest.raises(Invalid) as caught:
-        known_types("RunComplete")
-    assert caught.value.code == "unknown_event_type"
-    assert "RunCompleted" in caught.value.why
+    for wrong in ("RunComplete", "cloche.RunComplete.v1"):
+        with pytest.raises(Invalid) as caught:
+            known_types(wrong)
+        assert caught.value.code == "unknown_event_type"
+        assert "RunCompleted" in caught.value.why

@@ -64,7 +64,8 @@ def known_types(text: str) -> frozenset[str]:
     unknown = sorted(names - _known_names())
     if not unknown:
         return names
-    close = get_close_matches(unknown[0], [name for name in _known_names() if "." not in name], n=3)
+    bare = unknown[0].removeprefix("cloche.").partition(".")[0]
+    close = get_close_matches(bare, [name for name in _known_names() if "." not in name], n=3)
     raise Invalid(
         "unknown_event_type",
         f"There is no event type {unknown[0]!r}.",
