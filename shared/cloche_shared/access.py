@@ -6,7 +6,7 @@ installation's pepper. Everything that the table does not allow is denied (secur
 
 import hmac
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -143,6 +143,8 @@ class AccessTable:
         self._revoked: set[str] = set()
         self._projects: set[str] = {DEFAULT_PROJECT}
         self._verified: OrderedDict[str, Principal] = OrderedDict()
+        self._used: set[str] = set()
+        self._told: dict[str, float] = {}
         self._nobody = digest_of("", pepper)
 
     @property
@@ -161,6 +163,7 @@ class AccessTable:
             self._verified.clear()
             self._revoked.add(fact.key_id)
             self._keys.pop(fact.key_id, None)
+            self._told.pop(f"key:{fact.key_id}", None)
         elif isinstance(fact, ProjectCreated) and project:
             self._projects.add(project)
 
@@ -193,7 +196,22 @@ class AccessTable:
             known = self._verify(token)
         if known is None or (known.expires is not None and known.expires <= self._clock.now().timestamp()):
             return None
+        self._used.add(known.subject)
         return known
+
+    def take_used(self, every_s: float) -> list[str]:
+        """Return the subjects whose keys were used since they were last returned, each once in `every_s`."""
+        now = self._clock.monotonic()
+        found = [one for one in self._used if now - self._told.get(one, -every_s) >= every_s]
+        self._told.update(dict.fromkeys(found, now))
+        self._used.clear()
+        return found
+
+    def untold(self, subjects: Iterable[str]) -> None:
+        """Return these again: nobody got to know of them."""
+        for subject in subjects:
+            self._told.pop(subject, None)
+            self._used.add(subject)
 
     def _verify(self, token: str) -> Principal | None:
         parts = split_token(token) if len(token) <= MAX_TOKEN_LENGTH else None

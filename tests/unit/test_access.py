@@ -106,6 +106,53 @@ def test_facts_of_other_kinds_are_ignored(table: AccessTable) -> None:
     assert table.remembers(token)
 
 
+def test_a_table_that_is_never_behind_is_never_stale(table: AccessTable, clock: HandClock) -> None:
+    clock.at = 1e9
+    assert table.stale() is None
+
+
+def test_keys_hold_for_a_while_after_the_source_was_heard_from_last(clock: HandClock) -> None:
+    table = AccessTable(PEPPER, clock, staleness=900)
+    token = issued(table)
+    unread = table.stale()
+    assert unread is not None
+    assert unread.code == "access_unknown"
+    table.heard()
+    clock.at = 900
+    assert table.stale() is None
+    assert table.authenticate(token) is not None
+    clock.at = 901
+    behind = table.stale()
+    assert behind is not None
+    assert "900 s" in behind.why
+    table.heard()
+    assert table.stale() is None
+
+
+def test_a_project_is_known_once_it_was_created(table: AccessTable) -> None:
+    assert set(table.projects) == {"default"}
+    table.apply(ProjectCreated(), "team")
+    assert set(table.projects) == {"default", "team"}
+
+
+def test_uses_of_keys_are_told_once_in_a_while(table: AccessTable, clock: HandClock) -> None:
+    first, second = issued(table), issued(table)
+    subject = f"key:{first.split('_')[1]}"
+    assert table.take_used(60) == []
+    table.authenticate(first)
+    table.authenticate("cloche_ab_cd")
+    assert table.take_used(60) == [subject]
+    table.authenticate(first)
+    assert table.take_used(60) == []
+    clock.at = 60
+    assert table.take_used(60) == []
+    table.authenticate(first)
+    assert table.take_used(60) == [subject]
+    table.untold([subject])
+    table.authenticate(second)
+    assert len(table.take_used(60)) == 2
+
+
 def test_an_empty_or_short_pepper_is_refused(clock: HandClock) -> None:
     with pytest.raises(ClocheError) as caught:
         AccessTable(b"short", clock)

@@ -32,6 +32,7 @@ from cloche_shared.http.elsewhere import Elsewhere
 from cloche_shared.journal.commit import StreamId
 from cloche_shared.journal.streams import Streams
 from cloche_shared.journal.writer import Writer
+from cloche_shared.key_uses import KeyUses
 from cloche_shared.lifecycle import Lifecycle
 from cloche_shared.ports.resolver import Resolver
 from cloche_shared.ports.views import Views
@@ -103,6 +104,7 @@ class BuilderService:
         parts = ApiParts(self.requests, reader, platform.views, platform.random, platform.installation, own.elsewhere)
         self.reader = reader
         self._denials = Denials(writer, platform.clock.monotonic, "builder")
+        self._key_uses = KeyUses(platform.access, writer, "builder")
         self._surface = Surface(
             router=make_router(parts), checks={"builder lease": self._check}, finished=self._denials.note
         )
@@ -154,6 +156,7 @@ class BuilderService:
         if self._settings.sweep_lists_s:
             lifecycle.spawn("builder sweep", self._sweep(projector))
         self._denials.start(lifecycle)
+        self._key_uses.start(lifecycle)
         lifecycle.spawn("builder signals", self.builds.signals.follow(platform.bus))
         lifecycle.spawn("builder lease", self._tenure.run())
         lifecycle.spawn("builder driver", self._driver.run())

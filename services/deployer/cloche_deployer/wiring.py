@@ -28,6 +28,7 @@ from cloche_shared.http.elsewhere import Elsewhere
 from cloche_shared.journal.commit import StreamId
 from cloche_shared.journal.streams import Streams
 from cloche_shared.journal.writer import Writer
+from cloche_shared.key_uses import KeyUses
 from cloche_shared.lifecycle import Lifecycle
 from cloche_shared.notes import notes_of
 from cloche_shared.service import Platform, Surface
@@ -128,6 +129,7 @@ class Deployer:
             onward=PeerOnward(extras.elsewhere) if extras.elsewhere is not None else None,
         )
         self._denials = Denials(writer, platform.clock.monotonic, "deployer")
+        self._key_uses = KeyUses(platform.access, writer, "deployer")
         self._surface = Surface(
             router=service_router(parts),
             ahead=(self.scoring,),
@@ -168,6 +170,7 @@ class Deployer:
         """Start what only several processes on one journal need."""
         extras, platform = self._extras, self._platform
         self._denials.start(lifecycle)
+        self._key_uses.start(lifecycle)
         lifecycle.spawn("deployer-follow", self._follow())
         lifecycle.spawn("deployer-look-again", self._look_again())
         if extras.node and extras.address:

@@ -8,6 +8,7 @@ import orjson
 
 from cloche_registry.domain.keys import PROJECT, Access
 from cloche_shared.access import EVERY_PROJECT, Principal
+from cloche_shared.contracts.envelope import Event
 from cloche_shared.journal.commit import StreamId
 from cloche_shared.ports.views import Row
 
@@ -33,6 +34,16 @@ def access_rows(stream: StreamId, state: Access, seq: int) -> Sequence[Row]:
         body = orjson.dumps(project_parts(stream.project, state))
         rows.append(Row(PROJECTS, EVERY_PROJECT, stream.project, seq, stream.project, body))
     return rows
+
+
+def use_rows(event: Event) -> Sequence[Row]:
+    """Return the rows of an `ApiKeysUsed`; of two the later one stays."""
+    at, subjects = event.data.get("at"), event.data.get("subjects")
+    if not isinstance(at, str) or not isinstance(subjects, list):
+        return ()
+    seq, body = int(datetime.fromisoformat(at).timestamp() * 1000), orjson.dumps({"at": at})
+    ids = [str(subject).removeprefix("key:") for subject in subjects]
+    return [Row(KEYS_USED, EVERY_PROJECT, key_id, seq, key_id, body) for key_id in ids]
 
 
 def project_parts(name: str, state: Access) -> Shown:

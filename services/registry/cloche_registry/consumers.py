@@ -5,7 +5,7 @@ from typing import Final
 
 import orjson
 
-from cloche_registry.access_rows import access_rows
+from cloche_registry.access_rows import access_rows, use_rows
 from cloche_registry.handlers import Environments, Models, Resolver
 from cloche_registry.keys import Keys
 from cloche_registry.ports import FinishedRun
@@ -16,6 +16,7 @@ from cloche_shared.contracts.envelope import Event
 from cloche_shared.contracts.fact import fact_type
 from cloche_shared.contracts.facts import (
     TOPICS,
+    ApiKeysUsed,
     BuildSubmitted,
     RunCanceled,
     RunCompleted,
@@ -34,6 +35,7 @@ RUNS_ENDED: Final = "runs.ended"
 RUNS_REST_S: Final = 0.03
 """Seconds between two writes of the copy: what a short run goes through meanwhile is written once."""
 _TERMINAL: Final = frozenset(fact_type(fact) for fact in (RunCompleted, RunFailed, RunCanceled))
+_USED: Final = fact_type(ApiKeysUsed)
 _ASKING: Final = (RunSubmitted, ServiceSubmitted, BuildSubmitted)
 
 
@@ -92,6 +94,19 @@ def _row(view: str, event: Event, body: bytes) -> Row:
     return Row(view, stream.project, stream.id, event.sequence, stream.id, body)
 
 
+class KeyViews:
+    """Keeps when each key was used last."""
+
+    def __init__(self, views: Views) -> None:
+        self._views = views
+
+    async def __call__(self, events: Sequence[Event]) -> None:
+        """Take a batch of what the services told into account."""
+        rows = [row for event in events if event.type == _USED for row in use_rows(event)]
+        if rows:
+            await self._views.upsert(rows)
+
+
 class Listeners:
     """The registry's consumers."""
 
@@ -116,8 +131,12 @@ class Listeners:
         """Return what keeps the copy of runs."""
         return self._batch("registry.runs", [TOPICS["run"]], runs, rest=RUNS_REST_S)
 
+    def uses(self, keys: KeyViews) -> BatchConsumer:
+        """Return what keeps when keys were used."""
+        return self._batch("registry.uses", [TOPICS["usage"]], keys)
+
     def _batch(
-        self, group: str, topics: list[str], handle: Projector | RunViews, *, rest: float = 0.0
+        self, group: str, topics: list[str], handle: Projector | RunViews | KeyViews, *, rest: float = 0.0
     ) -> BatchConsumer:
         return BatchConsumer(
             self._bus, group, topics, handle, random=self._random, code_version=self._code_version, rest=rest

@@ -10,7 +10,7 @@ from fastapi import APIRouter
 from cloche_registry.access_api import project_routes, token_routes
 from cloche_registry.api import environment_routes, model_routes
 from cloche_registry.commands import CommandTopics, RegistryCommands
-from cloche_registry.consumers import RUNS_SEEN, Listeners, RunViews, list_projector
+from cloche_registry.consumers import RUNS_SEEN, KeyViews, Listeners, RunViews, list_projector
 from cloche_registry.definitions import Recipe
 from cloche_registry.handlers import ENVIRONMENT, MODEL, OWNER, Environments, Models, Resolver
 from cloche_registry.keys import ACCESS, Keys
@@ -29,6 +29,7 @@ from cloche_shared.http.files import files_router
 from cloche_shared.journal.commit import StreamId
 from cloche_shared.journal.streams import Streams
 from cloche_shared.journal.writer import Writer
+from cloche_shared.key_uses import KeyUses
 from cloche_shared.lifecycle import Lifecycle
 from cloche_shared.service import Platform, Surface
 
@@ -75,6 +76,7 @@ class Registry:
         self._letters = DeadLetters(platform.bus, Streams(LETTER, self._writer, exclusive=platform.exclusive))
         self._projector = list_projector(platform.views, self.environments, self.models, self.keys)
         self._denials = Denials(self._writer, platform.clock.monotonic, OWNER)
+        self._key_uses = KeyUses(platform.access, self._writer, OWNER)
         self._surface = Surface(self._router(), finished=self._denials.note)
 
     @property
@@ -103,12 +105,14 @@ class Registry:
             listeners.resolver(resolver),
             listeners.lists(self._projector),
             listeners.runs(self._runs),
+            listeners.uses(KeyViews(platform.views)),
             RegistryCommands(self.environments, self.models).consumer(desk),
             CommandTopics(platform.bus).consumer(desk),
         )
         for consumer in consumers:
             _run(lifecycle, consumer)
         self._denials.start(lifecycle)
+        self._key_uses.start(lifecycle)
         lifecycle.spawn("registry.access", feed_access(platform.bus, platform.access))
         if self._settings.sweep_every_s:
             lifecycle.spawn("registry.sweep", self._sweep(self._projector))

@@ -30,6 +30,7 @@ from cloche_shared.http.elsewhere import Elsewhere
 from cloche_shared.journal.commit import StreamId
 from cloche_shared.journal.streams import Streams
 from cloche_shared.journal.writer import Writer
+from cloche_shared.key_uses import KeyUses
 from cloche_shared.lifecycle import Lifecycle
 from cloche_shared.notes import notes_of
 from cloche_shared.ports.devices import Devices
@@ -123,6 +124,7 @@ class Runner:
             rest=LISTS_REST_S,
         )
         self._denials = Denials(writer, platform.clock.monotonic, "runner")
+        self._key_uses = KeyUses(platform.access, writer, "runner")
         routes = router(self.commands, self.reading, self.scheduling, platform, elsewhere)
         self._surface = Surface(routes, finished=self._denials.note)
 
@@ -157,6 +159,7 @@ class Runner:
         if self._relay is not None:
             lifecycle.spawn("runner-relay", self._relay.run())
         self._denials.start(lifecycle)
+        self._key_uses.start(lifecycle)
         lifecycle.spawn("runner-answers", self._answers.run())
         lifecycle.spawn("runner-commands", self._taken.run())
         lifecycle.spawn("runner-lists", self._lists.run())
