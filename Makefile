@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 UV     := $(BIN)/uv
 
-.PHONY: help demo test check format bench simulate clean unit integration e2e release reference environments servers
+.PHONY: help demo test check format bench simulate clean unit integration e2e release reference environments servers images
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -46,6 +46,9 @@ environments: $(VENV)/.dev  ## a Docker engine and the images of the real server
 
 servers: $(VENV)/.dev
 	@$(BIN)/python -m tests.environments build --if-possible
+
+images: $(VENV)/.base  ## the images of `docker compose up`; here packages are fetched, not in the builds
+	@$(BIN)/python compose/images.py
 
 unit: $(VENV)/.dev  ## unit and contract tests
 	$(BIN)/python -m pytest -q -n 2 tests/unit tests/contract

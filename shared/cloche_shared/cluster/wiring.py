@@ -29,6 +29,7 @@ from cloche_shared.adapters.mongo import MongoStore
 from cloche_shared.adapters.peer_client import PeerClient
 from cloche_shared.adapters.s3_blobs import S3BlobStore
 from cloche_shared.adapters.sharing import Sharing
+from cloche_shared.adapters.socket_executor.link import answers
 from cloche_shared.adapters.system_clock import SystemClock
 from cloche_shared.adapters.system_random import SystemRandom
 from cloche_shared.backends import secrets_read
@@ -137,6 +138,13 @@ def _check(cluster: ClusterSettings) -> None:
             "The installation's pepper is missing or shorter than 20 bytes.",
             todo="Set cluster.pepper_file to a file with at least 20 random bytes, the same for all processes.",
         )
+    if cluster.executor and cluster.share_group is None:
+        raise Invalid(
+            "invalid_setting",
+            "There is an executor, and no group that it shares the node's files with.",
+            why="Its programs run as another user, who could read nothing of what the service makes for them.",
+            todo="Set cluster.share_group to the group that services and executor have in common.",
+        )
 
 
 # --- stores
@@ -155,15 +163,23 @@ async def _stores(found: ProcessSettings, service: str, replica: str) -> AsyncIt
 
 
 class Readiness:
-    """What `/readyz` says of the process: each store, and whether the service has started."""
+    """What `/readyz` says of the process: each store, the node's executor, and whether the service has started."""
 
-    def __init__(self, stores: Mapping[str, Store]) -> None:
+    def __init__(self, stores: Mapping[str, Store], executor: Path | None = None) -> None:
         self._stores = stores
+        self._executor = executor
         self.started = False
 
     def checks(self) -> Mapping[str, Check]:
         """Return the checks by name."""
-        return {**{name: store.check for name, store in self._stores.items()}, "service": self._service}
+        found: dict[str, Check] = {name: store.check for name, store in self._stores.items()}
+        if self._executor is not None:
+            found["executor"] = self._executing
+        return {**found, "service": self._service}
+
+    async def _executing(self) -> str | None:
+        path = self._executor
+        return None if path is None or await answers(path) else "the executor does not answer"
 
     async def _service(self) -> str | None:
         return None if self.started else STARTING
@@ -202,7 +218,7 @@ class _Process(Generic[P]):
         listener = listen(found.http)
         async with _stores(found, self.name, replica) as stores, _clients(found) as clients:
             opened = self._opened(stores, clients, replica, data)
-            readiness = Readiness(stores.named())
+            readiness = Readiness(stores.named(), _executor(found.cluster))
             async with self.build(opened) as built, Lifecycle(self.log.report) as life:
                 _listen_to_signals(life)
                 app = whole_app([built.service], self._parts(opened.platform, readiness))
@@ -285,6 +301,11 @@ def _check_of(access: AccessTable) -> Check:
         return None if stale is None else f"{stale.code}: {stale.why}"
 
     return check
+
+
+def _executor(cluster: ClusterSettings) -> Path | None:
+    """Return the socket of the executor that the process's node needs."""
+    return Path(cluster.executor) if cluster.node and cluster.executor else None
 
 
 def _folder(path: str) -> Path:

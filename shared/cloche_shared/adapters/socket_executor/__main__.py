@@ -18,8 +18,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from cloche_shared.adapters.socket_executor.frames import ANSWER_BYTES, GREETING_S, Document, FrameError, read_frame
-from cloche_shared.adapters.socket_executor.reach import connected
+from cloche_shared.adapters.socket_executor.link import answers
 from cloche_shared.adapters.socket_executor.server import Rules, Server
 from cloche_shared.adapters.socket_executor.session import is_owner
 from cloche_shared.errors import ClocheError
@@ -98,27 +97,11 @@ async def _run(rules: Rules) -> None:
     await server.stop(STOP_S)
 
 
-async def _answers(path: Path) -> bool:
-    """Tell whether an executor speaks at the socket, if only to turn us away."""
-    try:
-        reader, writer = await asyncio.open_unix_connection(sock=connected(path))
-    except OSError:
-        return False
-    try:
-        writer.write(b"\0\0\0\x02{}")
-        async with asyncio.timeout(GREETING_S):
-            return isinstance(await read_frame(reader, ANSWER_BYTES), Document)
-    except (OSError, FrameError, TimeoutError):
-        return False
-    finally:
-        writer.close()
-
-
 def main(argv: Sequence[str]) -> int:
     """Run until a signal; returns the exit code."""
     found = _arguments(argv)
     if found.check:
-        return 0 if asyncio.run(_answers(found.socket)) else 1
+        return 0 if asyncio.run(answers(found.socket)) else 1
     _clean(os.environ)
     os.umask(0o077)
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)  # no program of our user may trace us

@@ -28,6 +28,22 @@ HEARTBEAT_S = 5.0
 _log = logging.getLogger(__name__)
 
 
+async def answers(path: Path) -> bool:
+    """Tell whether an executor speaks at the socket, if only to turn us away."""
+    try:
+        reader, writer = await asyncio.open_unix_connection(sock=connected(path))
+    except OSError:
+        return False
+    try:
+        writer.write(b"\0\0\0\x02{}")
+        async with asyncio.timeout(GREETING_S):
+            return isinstance(await read_frame(reader, ANSWER_BYTES), Document)
+    except (OSError, FrameError, TimeoutError):
+        return False
+    finally:
+        writer.close()
+
+
 class LinkLostError(ConnectionError):
     """The connection ended before the answer came."""
 
