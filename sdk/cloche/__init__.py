@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cloche._errors import ClocheError
-    from cloche._views import Build, Environment, Event, Model, Run, Service
+    from cloche._views import Build, Environment, Event, Model, Project, Run, Service, Token
     from cloche.aio import AsyncClient
     from cloche.client import Client
 
@@ -29,8 +29,10 @@ _HOMES = {
     "Environment": "cloche._views",
     "Event": "cloche._views",
     "Model": "cloche._views",
+    "Project": "cloche._views",
     "Run": "cloche._views",
     "Service": "cloche._views",
+    "Token": "cloche._views",
 }
 
 __all__ = [
@@ -41,8 +43,10 @@ __all__ = [
     "Environment",
     "Event",
     "Model",
+    "Project",
     "Run",
     "Service",
+    "Token",
     "__version__",
 ]
 

@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -10,7 +11,7 @@ from urllib.parse import quote
 from cloche._calls import Call, Operation, Pause, send, send_all
 from cloche._errors import Conflict, Invalid, NotFound
 from cloche._files import Snapshot
-from cloche._views import Build, Environment, Keys, Letter, Listing, Model, Run, Service, View
+from cloche._views import Build, Environment, Keys, Letter, Listing, Model, Project, Run, Service, Token, View
 
 V = TypeVar("V", bound=View)
 API = "/api/v1"
@@ -216,6 +217,42 @@ class Deadline:
     def passed(self) -> bool:
         """Whether the time is over."""
         return self._end is not None and time.monotonic() >= self._end
+
+
+# --- projects and tokens
+
+
+def create_project(name: str, description: str) -> Operation[Project]:
+    """Create a project."""
+    body = {"name": name, "description": description}
+    answer = yield from send(Call("POST", path_of("projects"), json=body, once=True))
+    return Project.model_validate(answer.json())
+
+
+def create_token(
+    role: str, *, projects: Iterable[str], expires: datetime | timedelta | None, description: str
+) -> Operation[Token]:
+    """Create a token. One whose answer was lost on the way can never be read: it is revoked for another one."""
+    until = datetime.now(UTC) + expires if isinstance(expires, timedelta) else expires
+    if until is not None and until.tzinfo is None:
+        until = until.astimezone()
+    body: dict[str, object] = {"role": role, "description": description, "projects": list(projects)}
+    if until is not None:
+        body["expires"] = until.isoformat()
+    try:
+        answer = yield from send(Call("POST", path_of("tokens"), json=body, once=True))
+    except Conflict as error:
+        if error.code != "token_shown":
+            raise
+        yield from revoke_token(str(error.extra["id"]))
+        answer = yield from send(Call("POST", path_of("tokens"), json=body, once=True))
+    return Token.model_validate(answer.json())
+
+
+def revoke_token(token_id: str) -> Operation[Token]:
+    """Revoke a token."""
+    answer = yield from send(Call("DELETE", path_of("tokens", token_id), once=True))
+    return Token.model_validate(answer.json())
 
 
 # --- dead letters

@@ -1,8 +1,9 @@
 """What both clients offer, each method described once; the faces are in `cloche.client` and `cloche.aio`."""
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
 from cloche import _operations as ops
@@ -232,6 +233,59 @@ class Models(Resource):
     def delete(self, name: str) -> Operation[None]:
         """Refuse new references to a model from now on."""
         return ops.delete("models", name)
+
+
+class Projects(Resource):
+    """Projects."""
+
+    @operation
+    def create(self, name: str, *, description: str = "") -> Operation[_views.Project]:
+        """Create a project: small letters, digits and `-`. Needs a token that opens every project."""
+        return ops.create_project(name, description)
+
+    @operation
+    def get(self, name: str) -> Operation[_views.Project]:
+        """Return a project that the token opens."""
+        return ops.get(_views.Project, "projects", name)
+
+    @operation
+    def list(self, limit: int | None = None) -> Operation[list_[_views.Project]]:
+        """Return the projects that the token opens, by name."""
+        return ops.views(_views.Project, "projects", limit=limit)
+
+
+class Tokens(Resource):
+    """API keys of the client's project. For administrators."""
+
+    @operation
+    def create(
+        self,
+        role: Literal["viewer", "submitter", "admin"],
+        *,
+        projects: Iterable[str] = (),
+        expires: datetime | timedelta | None = None,
+        description: str = "",
+    ) -> Operation[_views.Token]:
+        """Create a token for the client's project, and for other `projects` (`*`: every one).
+
+        Its `token` is shown this once. `expires`: a time, or how long it holds; without it, until it is revoked.
+        """
+        return ops.create_token(role, projects=projects, expires=expires, description=description)
+
+    @operation
+    def get(self, token_id: str) -> Operation[_views.Token]:
+        """Return what is known of a token."""
+        return ops.get(_views.Token, "tokens", token_id)
+
+    @operation
+    def list(self, limit: int | None = None, *, revoked: bool = False) -> Operation[list_[_views.Token]]:
+        """Return tokens, newest first: those that are not revoked, or those that are."""
+        return ops.views(_views.Token, "tokens", limit=limit, revoked="true" if revoked else None)
+
+    @operation
+    def revoke(self, token_id: str) -> Operation[_views.Token]:
+        """Let a token open nothing any more, within a second and in every service."""
+        return ops.revoke_token(token_id)
 
 
 class Letters(Resource):

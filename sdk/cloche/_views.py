@@ -126,6 +126,31 @@ class Event(View):
         return self.type.split(".")[1] if self.type.count(".") > 1 else self.type
 
 
+class Project(View):
+    """A project."""
+
+    name: str
+    description: str = ""
+    created_at: str = ""
+    created_by: str = ""
+
+
+class Token(View):
+    """What is known of an API key; its `token` only where it was created just now."""
+
+    id: str
+    role: str
+    status: str = ""
+    project: str = ""
+    projects: list[str] = []
+    description: str = ""
+    expires: str | None = None
+    last_used: str | None = None
+    created_at: str = ""
+    created_by: str = ""
+    token: str | None = Field(default=None, repr=False)
+
+
 class Letter(View):
     """A message that no handler could take."""
 

@@ -51,6 +51,14 @@ class Services(Async, running.Services[Service]):
     _kind = Service
 
 
+class Projects(Async, described.Projects):
+    """Projects."""
+
+
+class Tokens(Async, described.Tokens):
+    """API keys of the client's project. For administrators."""
+
+
 class Letters(Async, described.Letters):
     """Dead letters: messages that no handler could take. For administrators."""
 
@@ -76,6 +84,8 @@ class AsyncClient(Async, described.Connection):
         self.models = Models(self)
         self.services = Services(self)
         self.nodes = Nodes(self)
+        self.projects = Projects(self)
+        self.tokens = Tokens(self)
         self.letters = Letters(self)
 
     async def __aenter__(self) -> Self:

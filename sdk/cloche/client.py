@@ -51,6 +51,14 @@ class Services(Sync, running.Services[Service]):
     _kind = Service
 
 
+class Projects(Sync, described.Projects):
+    """Projects."""
+
+
+class Tokens(Sync, described.Tokens):
+    """API keys of the client's project. For administrators."""
+
+
 class Letters(Sync, described.Letters):
     """Dead letters: messages that no handler could take. For administrators."""
 
@@ -76,6 +84,8 @@ class Client(Sync, described.Connection):
         self.models = Models(self)
         self.services = Services(self)
         self.nodes = Nodes(self)
+        self.projects = Projects(self)
+        self.tokens = Tokens(self)
         self.letters = Letters(self)
 
     def __enter__(self) -> Self:

@@ -1,6 +1,7 @@
 """What a type checker must see on both faces of the SDK; `make check` reads this, nothing runs it."""
 
 from collections.abc import AsyncGenerator, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, assert_type
 
@@ -26,6 +27,9 @@ def ordinary(client: Client) -> None:
     assert_type(client.services.deploy("s", "score.py", model="m:1").score([1]), object)
     assert_type(client.services.get("s").wait(), Service)
     assert_type(client.builds.log("b"), Iterator[str])
+    assert_type(client.projects.create("team"), views.Project)
+    assert_type(client.tokens.create("viewer", projects=["team"], expires=timedelta(days=1)), views.Token)
+    client.tokens.create("owner")  # type: ignore[arg-type] # a role that there is not
     assert_type(client.events(types=["RunSubmitted"]), Iterator[views.Event])
     client.runs.get(3)  # type: ignore[arg-type] # ids are texts
     client.runs.get()  # type: ignore[call-arg] # an id is needed

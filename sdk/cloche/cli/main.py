@@ -34,6 +34,8 @@ MODULES: Final = {
     "service": "services",
     "score": "services",
     "node": "nodes",
+    "project": "access",
+    "token": "access",
     "events": "events",
 }
 """The module of each first word."""
