@@ -1,17 +1,24 @@
 """Makes the reference pages that follow from the code: `python docs/generate.py [--check]`."""
 
 import inspect
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, SecretStr
 
 from cloche._embedded import Settings
+from cloche_shared.contracts import catalogue
+from cloche_shared.contracts.commands import ALL, Command, command_type
 from cloche_shared.contracts.fact import Fact, fact_type
 from cloche_shared.contracts.facts import builder, common, deployer, registry, runner
 
 HERE = Path(__file__).parent / "reference"
+RELEASES = Path(__file__).parent / "released"
+RELEASED = sorted(RELEASES.glob("*.json"), key=lambda path: [int(part) for part in path.stem.split(".")])
+"""The schemas of each release; what comes later may only add to the last."""
 OWNERS = {"registry": registry, "builder": builder, "runner": runner, "deployer": deployer, "every service": common}
 
 
@@ -92,17 +99,87 @@ def _by_owner() -> dict[str, list[type[Fact]]]:
     return found
 
 
+def commands_page() -> str:
+    """Return every command with its fields."""
+    lines = [
+        "# Commands",
+        "",
+        "Made from the code by `docs/generate.py`. How to send them: [events and commands](../how-to/events.md).",
+    ]
+    for command in ALL:
+        text = " ".join((command.__doc__ or "").split())
+        lines += ["", f"## {command.__name__}", "", f"`{command_type(command)}`, to the {command.owner}: {text}", ""]
+        lines += ["| Field | Type | |", "|---|---|---|"]
+        lines += list(_command_rows(command))
+    return "\n".join(lines) + "\n"
+
+
+def _command_rows(command: type[Command]) -> Iterator[str]:
+    properties = command.model_json_schema()["properties"]
+    for name, field in command.model_fields.items():
+        needed = "" if field.is_required() else "optional"
+        yield f"| `{name}` | {_shape(properties[name])} | {needed} |"
+
+
+def _shape(schema: dict[str, Any]) -> str:
+    """Return a type as people say it."""
+    if "$ref" in schema:
+        return f"`{schema['$ref'].rpartition('/')[2]}`"
+    alternatives = [one for name in ("anyOf", "oneOf") for one in schema.get(name, ()) if one.get("type") != "null"]
+    if alternatives:
+        return " or ".join(dict.fromkeys(_shape(one) for one in alternatives))
+    if schema.get("type") == "array":
+        return f"list of {_shape(schema['items'])}"
+    if isinstance(schema.get("additionalProperties"), dict):
+        return f"map to {_shape(schema['additionalProperties'])}"
+    return str(schema.get("type", schema.get("const", "any")))
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+
+
+def pages() -> dict[str, str]:
+    """Return every generated page by its path below the reference."""
+    schemas = {f"schemas/{name}.json": _json(schema) for name, schema in catalogue.schemas().items()}
+    return {
+        "settings.md": settings_page(),
+        "events.md": events_page(),
+        "commands.md": commands_page(),
+        "asyncapi.json": _json(catalogue.asyncapi(RELEASED[-1].stem)),
+        **schemas,
+    }
+
+
+def broken() -> list[str]:
+    """Return what whoever relies on the last released schemas would stumble over."""
+    return catalogue.breaks(json.loads(RELEASED[-1].read_text()), catalogue.schemas())
+
+
 def main() -> int:
-    """Write the pages, or with `--check` say which is out of date."""
-    pages = {"settings.md": settings_page(), "events.md": events_page()}
-    if "--check" not in sys.argv:
-        for name, text in pages.items():
-            (HERE / name).write_text(text)
+    """Write the pages, or with `--check` say what is out of date; a change that breaks others is told of either way.
+
+    `--release VERSION` keeps the present schemas as released ones.
+    """
+    if "--release" in sys.argv:
+        target = RELEASES / f"{sys.argv[-1]}.json"
+        target.write_text(_json(catalogue.schemas()))
         return 0
-    stale = [name for name, text in pages.items() if not (HERE / name).exists() or (HERE / name).read_text() != text]
+    wrong = broken()
+    for sentence in wrong:
+        sys.stderr.write(f"Breaks what {RELEASED[-1].stem} released: {sentence}\n")
+    if "--check" not in sys.argv:
+        (HERE / "schemas").mkdir(exist_ok=True)
+        for name, text in pages().items():
+            (HERE / name).write_text(text)
+        return 1 if wrong else 0
+    made = pages()
+    kept = {str(path.relative_to(HERE)) for path in (HERE / "schemas").glob("*.json")}
+    stale = [name for name, text in made.items() if not (HERE / name).exists() or (HERE / name).read_text() != text]
+    stale += sorted(kept - set(made))
     if stale:
         sys.stderr.write(f"Out of date: {', '.join(stale)}. Run `make reference`.\n")
-    return 1 if stale else 0
+    return 1 if stale or wrong else 0
 
 
 if __name__ == "__main__":

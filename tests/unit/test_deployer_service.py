@@ -24,13 +24,13 @@ from cloche_shared.service import Platform
 from tests.unit.deployer_world import DIGEST, ORIGIN, World
 
 
-def deployer(views: MemoryViews) -> Deployer:
+def deployer(views: MemoryViews, bus: MemoryBus | None = None, *, relays: bool = False) -> Deployer:
     clock = MemoryClock()
     platform = Platform(
         journal=MemoryJournal(MemoryStore()),
         views=views,
         leases=MemoryLeases(),
-        bus=MemoryBus(MemoryBroker()),
+        bus=bus or MemoryBus(MemoryBroker()),
         blobs=MemoryBlobStore(),
         clock=clock,
         random=SeededRandom(1),
@@ -38,7 +38,7 @@ def deployer(views: MemoryViews) -> Deployer:
         access=AccessTable(b"p" * 32, clock),
         installation="here",
         exclusive=True,
-        relays=False,
+        relays=relays,
     )
     world = World()
     return build(platform, DeployerSettings(sweep_every_s=60), Extras(world, b"p" * 32, lambda: "", world))

@@ -1,0 +1,92 @@
+"""Submit a run by message and wait for its end, with aiokafka and nothing of Cloche's.
+
+    python examples/events/submit_aiokafka.py client.properties
+
+The properties are those that every Kafka client knows: `bootstrap.servers`, `security.protocol`,
+`sasl.mechanism`, `sasl.username`, `sasl.password`, `ssl.ca.location`.
+"""
+
+import asyncio
+import json
+import ssl
+import sys
+import uuid
+from pathlib import Path
+
+SOURCE = "/examples/aiokafka"
+ENDS = {"cloche.RunCompleted.v1": 0, "cloche.RunFailed.v1": 1, "cloche.RunCanceled.v1": 1}
+SCRIPT = "print('hello from a message')\n"
+
+
+def properties(path: str) -> dict[str, str]:
+    """Read `name=value` lines."""
+    lines = [line.strip() for line in Path(path).read_text().splitlines()]
+    pairs = [line.partition("=") for line in lines if line and not line.startswith("#")]
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def options(found: dict[str, str]) -> dict[str, object]:
+    """Return the properties as aiokafka calls them."""
+    made: dict[str, object] = {
+        "bootstrap_servers": found["bootstrap.servers"],
+        "security_protocol": found.get("security.protocol", "PLAINTEXT").upper(),
+    }
+    if "sasl.username" in found:
+        made["sasl_mechanism"] = found.get("sasl.mechanism", "SCRAM-SHA-512")
+        made["sasl_plain_username"] = found["sasl.username"]
+        made["sasl_plain_password"] = found["sasl.password"]
+    if str(made["security_protocol"]).endswith("SSL"):
+        made["ssl_context"] = ssl.create_default_context(cafile=found.get("ssl.ca.location"))
+    return made
+
+
+def command(event_id: str) -> tuple[list[tuple[str, bytes]], bytes]:
+    """Return headers and value of a `SubmitRun`, in CloudEvents' binary mode."""
+    attributes = {
+        "ce_specversion": "1.0",
+        "ce_id": event_id,
+        "ce_source": SOURCE,
+        "ce_type": "cloche.SubmitRun.v1",
+        "ce_correlationid": event_id,
+        "content-type": "application/json",
+    }
+    data = {"script": "hello.py", "files": {"hello.py": SCRIPT}, "tags": {"from": "kafka"}}
+    return [(name, text.encode()) for name, text in attributes.items()], json.dumps(data).encode()
+
+
+def verdict(headers: list[tuple[str, bytes]], value: bytes | None, correlation: str) -> int | None:
+    """Return the exit status once a message tells how it ended, None for every other message."""
+    said = {name: text.decode() for name, text in headers}
+    if said.get("ce_correlationid") != correlation:
+        return None
+    kind = said.get("ce_type", "")
+    sys.stdout.write(f"{kind} {said.get('ce_subject', '')}\n")
+    if kind == "cloche.CommandRefused.v1":
+        sys.stderr.write(f"{json.loads(value or b'{}')['problem']['message']}\n")
+        return 1
+    return ENDS.get(kind)
+
+
+async def main(path: str, project: str = "default") -> int:
+    """Send one command; return 0 when its run completed."""
+    from aiokafka import AIOKafkaConsumer, AIOKafkaProducer  # noqa: PLC0415 - the rest needs no client
+
+    reach = options(properties(path))
+    event_id = str(uuid.uuid4())
+    headers, value = command(event_id)
+    consumer = AIOKafkaConsumer("cloche.runs", "cloche.answers", auto_offset_reset="latest", **reach)
+    producer = AIOKafkaProducer(acks="all", enable_idempotence=True, **reach)
+    async with consumer, producer:
+        await consumer.seek_to_end()
+        for place in consumer.assignment():
+            await consumer.position(place)  # from here on nothing is missed
+        await producer.send_and_wait(f"cloche.commands.{project}", value, key=event_id.encode(), headers=headers)
+        async for message in consumer:
+            ended = verdict(list(message.headers), message.value, event_id)
+            if ended is not None:
+                return ended
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(asyncio.wait_for(main(*sys.argv[1:]), 300)))
