@@ -5,8 +5,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.parse import parse_qs
 
-from pydantic import SecretStr
-
 from cloche_shared.adapters.mongo import MongoStore
 from cloche_shared.backends import MongoSettings
 from tests.environments.servers import MongoServer
@@ -15,15 +13,15 @@ from tests.environments.servers import MongoServer
 def mongo_settings(server: MongoServer, **more: object) -> MongoSettings:
     """Return how to reach a server, with databases that nobody else has."""
     options = {name: values[0] for name, values in parse_qs(server.options).items()}
-    settings = MongoSettings(
-        hosts=server.host,
-        database=f"t{uuid.uuid4().hex[:20]}",
-        username=server.user,
-        password=SecretStr(server.password),
-        auth_source=options.get("authSource", "admin"),
-        auth_mechanism=options.get("authMechanism", ""),
-    )
-    return settings.model_copy(update=more)
+    found = {
+        "hosts": server.host,
+        "database": f"t{uuid.uuid4().hex[:20]}",
+        "username": server.user,
+        "password": server.password,
+        "auth_source": options.get("authSource", "admin"),
+        "auth_mechanism": options.get("authMechanism", ""),
+    }
+    return MongoSettings.model_validate(found | more)
 
 
 @asynccontextmanager
