@@ -9,11 +9,13 @@ import orjson
 
 from cloche import _operations as ops
 from cloche._calls import Answer, Call
-from cloche._errors import from_problem, not_running
+from cloche._errors import Unavailable, from_problem, not_running
 from cloche._views import Model
 
 T = TypeVar("T")
 BROKEN_AT_MOST = 20
+AWAY_S = 1.0
+"""Seconds before a stream is asked for again whose server a gateway did not reach."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,12 @@ class StreamReader:
         self._failures += 1
         if not self.follow or self._failures > BROKEN_AT_MOST:
             raise not_running(url, str(error)) from error
+
+    def away(self, error: Unavailable) -> None:
+        """Note that a gateway answered for a server that is being started again; raises it when that goes on."""
+        self._failures += 1
+        if not self.follow or self._failures > BROKEN_AT_MOST:
+            raise error
 
 
 def log_piece(event: ServerEvent) -> bytes:

@@ -10,10 +10,10 @@ from cloche import _resources as described
 from cloche import _running as running
 from cloche import _views
 from cloche._calls import Answer, Call, Fetch, Operation, Pause, Step, Take
-from cloche._errors import ClocheError
+from cloche._errors import ClocheError, Unavailable
 from cloche._faces import Async
 from cloche._files import take_one
-from cloche._streams import ServerEvent, Stream, StreamReader
+from cloche._streams import AWAY_S, ServerEvent, Stream, StreamReader
 from cloche._transport import PARALLEL, TRANSPORT_ERRORS, AsyncTransport, Exchange
 
 T = TypeVar("T")
@@ -164,6 +164,9 @@ class AsyncClient(Async, described.Connection):
             except TRANSPORT_ERRORS as error:
                 reader.broken(self.endpoint.url, error)
                 await asyncio.sleep(reader.pause)
+            except Unavailable as error:
+                reader.away(error)
+                await asyncio.sleep(AWAY_S)
             else:
                 reader.ended()
                 if reader.more:

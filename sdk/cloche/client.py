@@ -10,10 +10,10 @@ from cloche import _resources as described
 from cloche import _running as running
 from cloche import _views
 from cloche._calls import Call, Fetch, Operation, Pause, Step, Take
-from cloche._errors import ClocheError
+from cloche._errors import ClocheError, Unavailable
 from cloche._faces import Sync
 from cloche._files import take_one
-from cloche._streams import ServerEvent, Stream, StreamReader
+from cloche._streams import AWAY_S, ServerEvent, Stream, StreamReader
 from cloche._transport import PARALLEL, TRANSPORT_ERRORS, Exchange, SyncTransport
 
 T = TypeVar("T")
@@ -153,6 +153,9 @@ class Client(Sync, described.Connection):
             except TRANSPORT_ERRORS as error:
                 reader.broken(self.endpoint.url, error)
                 time.sleep(reader.pause)
+            except Unavailable as error:
+                reader.away(error)
+                time.sleep(AWAY_S)
             else:
                 reader.ended()
                 if reader.more:

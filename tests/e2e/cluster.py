@@ -168,7 +168,8 @@ class Cluster(Topology):
         for service in SERVICES:
             found = [number for name, number in self.ports.items() if name.startswith(f"{service}-")]
             servers = " ".join(f"server 127.0.0.1:{number};" for number in found)
-            text = text.replace(f"server {service}:8571;", servers)
+            text = text.replace(f"{service}:8571;", f"{service};")
+            text = f"upstream {service} {{ {servers} keepalive 32; }}\n" + text
         config = self.home / "gateway.conf"
         config.write_text(text)
         config.chmod(0o644)
