@@ -43,6 +43,8 @@ class HttpSettings(Section):
     `head_s`: for so long the head of a request may come, then 408. `connections_per_address`: what one
     address may hold open at a time; more where a proxy stands in front. `requests_per_s`: what one key
     may ask for, ten seconds' worth at once; 0: any; not set: any on loopback, else 50.
+    `proxies`: addresses and networks (`10.0.0.0/8`) of the proxies in front: of their requests the last
+    address in `X-Forwarded-For` counts as the caller's, and they may hold any number of connections.
     """
 
     host: str = "127.0.0.1"
@@ -50,6 +52,7 @@ class HttpSettings(Section):
     uds: str | None = None
     hosts: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
+    proxies: tuple[str, ...] = ()
     tls_certificate: str | None = None
     tls_key: str | None = None
     insecure: bool = False

@@ -28,6 +28,7 @@ from tests.environments import build, engine, sharing
 from tests.environments.box import LABEL, OWNER
 from tests.environments.catalogue import ROLES
 from tests.environments.owners import this_owner
+from tests.environments.places import NotPossible
 
 if TYPE_CHECKING:
     from tests.environments.servers import KafkaServer, MongoServer, S3Server
@@ -79,6 +80,7 @@ class Cluster(Topology):
             "CLOCHE_CLUSTER__DATA": str(self.home / (f"n{number}" if service in WITH_NODE else name)),
             "CLOCHE_CLUSTER__DELAY": str(DELAY),
             "CLOCHE_HTTP__PORT": str(port),
+            "CLOCHE_HTTP__PROXIES": '["127.0.0.1"]',
             **({"CLOCHE_CLUSTER__NODE": f"n{number}"} if service in WITH_NODE else {}),
             **self.settings,
         }
@@ -213,7 +215,11 @@ def shared_cluster(root: Path) -> Iterator[Cluster]:
     said.parent.mkdir(exist_ok=True)
     with _only(root / "cluster.lock"):
         if not said.exists():
-            cluster.start()
+            try:
+                cluster.start()
+            except BaseException:
+                cluster.stop()
+                raise
             said.write_text(json.dumps(_told(cluster)))
     found: dict[str, Any] = json.loads(said.read_text())
     cluster.url, cluster.token = found["url"], found["token"]
@@ -230,3 +236,6 @@ def _only(path: Path) -> Iterator[None]:
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+__all__ = ["Cluster", "NotPossible", "shared_cluster"]

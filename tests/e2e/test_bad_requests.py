@@ -186,7 +186,7 @@ def test_a_name_that_is_none_is_refused(rest: httpx2.Client, path: str) -> None:
 )
 def test_a_path_never_leaves_its_tree(rest: httpx2.Client, path: str) -> None:
     answer = rest.get(f"/api/v1/{path}")
-    assert answer.status_code in {404, 422}, answer.text
+    assert answer.status_code in {400, 404, 422}, answer.text
     assert answer.json()["code"]
     assert "root:" not in answer.text
     assert "set-cookie" not in answer.headers
@@ -195,9 +195,9 @@ def test_a_path_never_leaves_its_tree(rest: httpx2.Client, path: str) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
-        ("PATCH", ENVIRONMENTS, "GET, POST"),
-        ("DELETE", "/api/v1/runs", "GET, POST"),
-        ("POST", "/api/v1/nodes", "GET"),
+        ("PATCH", ENVIRONMENTS, "GET, HEAD, POST"),
+        ("DELETE", "/api/v1/runs", "GET, HEAD, POST"),
+        ("POST", "/api/v1/nodes", "GET, HEAD"),
         ("PUT", f"/api/v1/runs/{NOBODY}/cancel", "POST"),
     ],
 )
@@ -334,7 +334,7 @@ def test_a_request_that_is_no_http_closes_its_own_connection_only(topology: Topo
             answer = b""
             while piece := line.recv(65536):
                 answer += piece
-        assert not answer.startswith(b"HTTP/1.1 5"), answer
+        assert not answer.startswith(b"HTTP/1.1 5") or answer.startswith(b"HTTP/1.1 505"), answer
         assert b"Traceback" not in answer
     with topology.rest() as rest:
         assert rest.get("/livez").status_code == 200

@@ -20,6 +20,7 @@ from uvicorn.server import ServerState
 
 from cloche_shared.errors import ClocheError, Invalid, Throttled
 from cloche_shared.http.problems import rendered
+from cloche_shared.http.proxies import Proxies
 
 LINGER_S: Final = 1.0
 MAX_THROWN_AWAY: Final = 1024 * 1024
@@ -34,13 +35,14 @@ class Connections:
 
     head_s: float
     per_address: int
+    proxies: Proxies = field(default_factory=Proxies)
     held: Counter[str] = field(default_factory=Counter)
     heads: "dict[GuardedProtocol, tuple[object, float]]" = field(default_factory=dict)
 
     def enters(self, address: str) -> bool:
         """Count a connection; whether the address may have it."""
         self.held[address] += 1
-        return self.held[address] <= self.per_address
+        return self.held[address] <= self.per_address or self.proxies.knows(address)
 
     def leaves(self, address: str) -> None:
         """Forget a connection."""

@@ -21,6 +21,7 @@ from cloche_shared.adapters.http_protocol import Connections, protocol_class
 from cloche_shared.errors import Conflict, Invalid
 from cloche_shared.http.app import App
 from cloche_shared.http.policy import LOOPBACK_HOSTS, FrontPolicy
+from cloche_shared.http.proxies import Proxies
 from cloche_shared.settings import HttpSettings
 
 BACKLOG: Final = 512
@@ -74,7 +75,8 @@ def front_policy(settings: HttpSettings) -> FrontPolicy:
     if rate is None:
         rate = 0.0 if settings.uds or is_loopback(settings.host) else RATE_PER_S
     origins = frozenset(origin.lower() for origin in settings.origins)
-    return FrontPolicy(hosts=frozenset(names), origins=origins, requests_per_s=rate)
+    proxies = Proxies(settings.proxies)
+    return FrontPolicy(hosts=frozenset(names), origins=origins, requests_per_s=rate, proxies=proxies)
 
 
 def listen(settings: HttpSettings) -> socket.socket:
@@ -155,7 +157,7 @@ class Server:
     def __init__(self, app: App, settings: HttpSettings, listener: socket.socket) -> None:
         self._app = app
         self._settings = settings
-        connections = Connections(settings.head_s, settings.connections_per_address)
+        connections = Connections(settings.head_s, settings.connections_per_address, Proxies(settings.proxies))
         self._server = _Uvicorn(_config(app, settings, connections), connections)
         self._task = asyncio.create_task(self._server.serve(sockets=[listener]), name="http")
         self.port: int = 0 if settings.uds else listener.getsockname()[1]

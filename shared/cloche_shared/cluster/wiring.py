@@ -284,7 +284,7 @@ class _Process(Generic[P]):
 
     def _parts(self, platform: Platform, readiness: Readiness) -> ProcessParts:
         return ProcessParts(
-            version=Version(name=f"cloche-{self.name}", version=_version(), installation=platform.installation),
+            version=Version(name="cloche", version=_version(), installation=platform.installation),
             access=platform.access,
             log=self.log,
             clock=platform.clock,

@@ -90,6 +90,7 @@ class Front:
         rate = parts.policy.requests_per_s
         self._rates = KeyRates(parts.clock.monotonic, rate) if rate else None
         self._hosts = HostCheck(parts.policy)
+        self._proxies = parts.policy.proxies
         self._drain = parts.drain
         self._patience = Patience()
 
@@ -106,6 +107,8 @@ class Front:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         method, path = scope["method"], scope["path"]
+        if self._proxies:
+            self._proxies.see_through(scope)
         refused = self._origin_refused(method, headers)
         if refused is None:
             for app in self._ahead:

@@ -1,10 +1,11 @@
 """What the front asks of each request: hosts, origins, bodies, paths that need no credential."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from cloche_shared.errors import ClocheError, Forbidden, Invalid
+from cloche_shared.http.proxies import Proxies
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
@@ -60,7 +61,7 @@ class RouteRule:
 class FrontPolicy:
     """Settings of the front. Hosts are names without a port; origins are whole (`https://ui.example`).
 
-    `requests_per_s` is what one key may ask for; 0: any.
+    `requests_per_s` is what one key may ask for; 0: any. `proxies` stand in front.
     """
 
     hosts: frozenset[str] = LOOPBACK_HOSTS
@@ -69,6 +70,7 @@ class FrontPolicy:
     routes: tuple[RouteRule, ...] = ()
     open_paths: frozenset[str] = OPEN_PATHS
     requests_per_s: float = 0.0
+    proxies: Proxies = field(default_factory=Proxies)
 
     def body_rule(self, path: str) -> BodyRule:
         """Return the rule of a path: the first that matches, else the default."""
