@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 from aiokafka import AIOKafkaProducer
+from aiokafka.record.util import calc_crc32c
 from pydantic import SecretStr
 
 from cloche_shared.adapters.kafka_admin import KafkaAdmin
@@ -159,6 +160,34 @@ async def test_poison_comes_with_its_bytes_and_a_reason_and_blocks_nobody(
     letters = await bus.letters()
     assert [letter.letter.delivery.raw for letter in letters] == [value or b""] * 3
     assert {letter.letter.delivery.source for letter in letters} == {one.source for one in poison}
+
+
+async def test_what_the_client_itself_cannot_read_is_passed_one_by_one(
+    kafka_server: KafkaServer, bus: KafkaBus
+) -> None:
+    await bus.publish([event(f"k{number}") for number in range(20)])
+    async with AIOKafkaProducer(bootstrap_servers=kafka_server.bootstrap) as stranger:
+        batch = stranger.create_batch()
+        for name in ("odd-", "fine"):
+            batch.append(key=b"k", value=b"{}", timestamp=None, headers=[(name, b"")])
+        batch.close()
+        odd = with_bytes(batch._build(), b"odd-", b"\xff\xfe\xff\xfe")
+        batch._build = lambda: odd
+        await (await stranger.send_batch(batch, bus.prefix + RUNS, partition=1))
+    await bus.publish([event(f"l{number}") for number in range(20)])
+    async with bus.subscribe("g", [RUNS]) as subscription:
+        found = await take(subscription, 42)
+        assert len(set(ids(found))) == 40
+        assert [one.reason for one in found if one.event is None] == ["The names of its headers are not UTF-8."] * 2
+        await subscription.commit({one.source: one.offset + 1 for one in found})
+    async with bus.subscribe("g", [RUNS]) as subscription:
+        assert await silence(subscription)
+
+
+def with_bytes(batch: bytes, old: bytes, new: bytes) -> bytes:
+    """Return a batch of messages with some bytes changed and its checksum made right again."""
+    changed = bytes(batch).replace(old, new)
+    return changed[:17] + calc_crc32c(memoryview(changed[21:])).to_bytes(4, "big") + changed[21:]
 
 
 async def test_a_type_of_a_newer_version_is_an_event_like_others(bus: KafkaBus) -> None:

@@ -38,6 +38,8 @@ POLL_LIMIT_MS: Final = 600_000
 QUIET_S: Final = 30.0
 """Seconds without a message after which the broker is asked whether there really is none."""
 ASK_S: Final = 5.0
+STEP_S: Final = 0.02
+"""The pause when messages are taken one by one and there is none."""
 MOST_HELD: Final = 10_000
 """Messages that a delay holds back; beyond it nothing more is fetched until some are due."""
 _GONE: Final = (
@@ -65,6 +67,8 @@ class Reader:
         """For each partition what comes behind the last message that was taken from the client."""
         self._heard = time.monotonic()
         self._stuck: dict[TopicPartition, int] = {}
+        self._careful = False
+        self._suspects: set[TopicPartition] = set()
 
     async def open(self) -> None:
         """Reach the broker, however long that takes."""
@@ -121,9 +125,14 @@ class Reader:
             return
         wait = WAIT_MS if not self._held else max(1, min(WAIT_MS, round(self._pause() * 1000)))
         try:
+            if self._careful:
+                await self._step(consumer)
+                return
             found = await consumer.getmany(timeout_ms=wait, max_records=limit)
         except UnicodeDecodeError:
-            await self._pass_unreadable(consumer)
+            # What else it had taken out for this answer is lost with it: begin again, and find the message.
+            self._careful = True
+            self._give_up()
             return
         except Exception as error:
             # Its background tasks may have ended for good, with errors of its own or by a defect: begin again.
@@ -145,6 +154,7 @@ class Reader:
 
     def _forget(self) -> None:
         """Pass over what was fetched and not handed out: whoever has the partitions now begins with it."""
+        self._suspects.clear()
         self._due.clear()
         self._held.clear()
 
@@ -171,19 +181,30 @@ class Reader:
         ends = await consumer.end_offsets(places)
         return ends, {place: await consumer.position(place) for place in places}
 
-    async def _pass_unreadable(self, consumer: AIOKafkaConsumer) -> None:
-        """Find the message that the client itself cannot read, hand it out as unreadable, and go on behind it."""
+    async def _step(self, consumer: AIOKafkaConsumer) -> None:
+        """Take messages one by one; hand out as unreadable what the client itself cannot read, and go on behind it.
+
+        It reads from the beginning of a batch each time, so what follows in the same batch (the same
+        producer's) cannot be read either.
+        """
+        before = len(self._due) + len(self._held)
         for place in consumer.assignment():
             try:
                 found = await consumer.getmany(place, timeout_ms=0, max_records=1)
             except UnicodeDecodeError:
                 offset = await consumer.position(place)
                 consumer.seek(place, offset + 1)
+                self._suspects.add(place)
                 source = self._source(place.topic, place.partition)
                 self._due.append(Delivery(source, offset, "", None, b"", "The names of its headers are not UTF-8."))
-            else:
-                for records in found.values():
-                    self._take(records)
+                continue
+            for records in found.values():
+                self._take(records)
+            if found and place in self._suspects:
+                self._suspects.discard(place)
+                self._careful = bool(self._suspects)
+        if before == len(self._due) + len(self._held):
+            await asyncio.sleep(STEP_S)
 
     def _source(self, topic: str, partition: int) -> str:
         return f"{topic.removeprefix(self._reach.prefix)}/{partition}"
@@ -270,7 +291,7 @@ class Tail(Reader):
         return found
 
 
-class Member(Reader, ConsumerRebalanceListener):  # type: ignore[misc]  # the client has no types
+class Member(Reader):
     """A member of a group.
 
     When partitions are dealt anew, what was fetched is forgotten and nothing of before is committed any
@@ -286,6 +307,7 @@ class Member(Reader, ConsumerRebalanceListener):  # type: ignore[misc]  # the cl
         """For each source what comes behind the last message handed out since the partitions were dealt."""
         self._dealt = False
         self._committing: asyncio.Task[None] | None = None
+        self._ear: _Ear | None = None
 
     async def _opened(self) -> AIOKafkaConsumer:
         return await self._reach.started(self._made)
@@ -295,6 +317,7 @@ class Member(Reader, ConsumerRebalanceListener):  # type: ignore[misc]  # the cl
         options = self._reach.options(max(READ_S, 2 * self._session_s)) | READING
         if self._open_ended:
             options["metadata_max_age_ms"] = round(AWAIT_NEW_S * 1000)
+        self._ear = _Ear(self)
         consumer = AIOKafkaConsumer(
             **options,
             group_id=self._reach.prefix + self._group,
@@ -303,9 +326,9 @@ class Member(Reader, ConsumerRebalanceListener):  # type: ignore[misc]  # the cl
             max_poll_interval_ms=POLL_LIMIT_MS,
         )
         if self._open_ended:
-            consumer.subscribe(pattern=self._pattern(), listener=self)
+            consumer.subscribe(pattern=self._pattern(), listener=self._ear)
         else:
-            consumer.subscribe(self._topics, listener=self)
+            consumer.subscribe(self._topics, listener=self._ear)
         return consumer
 
     def _pattern(self) -> str:
@@ -316,18 +339,22 @@ class Member(Reader, ConsumerRebalanceListener):  # type: ignore[misc]  # the cl
         )
         return f"^(?:{'|'.join(whole)})$"
 
-    # The client waits for these two before it goes on, so nothing here waits for anything.
-
-    def on_partitions_revoked(self, revoked: object) -> None:  # noqa: ARG002 - all of them are, each time
+    def revoked(self, *, some: bool) -> None:
         """Forget what was fetched; a commit that is on its way ends."""
         self._dealt = False
         self._forget()
+        if some:
+            self._careful = False
         if self._committing is not None:
             self._committing.cancel()
 
-    def on_partitions_assigned(self, assigned: object) -> None:  # noqa: ARG002 - asked of the client when needed
+    def assigned(self) -> None:
         """Begin anew."""
         self._dealt = True
+
+    def listens_by(self, ear: "_Ear") -> bool:
+        """Whether an ear is that of the present client: one that is ending may still hear of deals."""
+        return self._ear is ear
 
     def _forget(self) -> None:
         super()._forget()
@@ -384,3 +411,18 @@ class Member(Reader, ConsumerRebalanceListener):  # type: ignore[misc]  # the cl
     def _place(self, source: str) -> TopicPartition:
         topic, _, partition = source.rpartition("/")
         return TopicPartition(self._reach.prefix + topic, int(partition))
+
+
+class _Ear(ConsumerRebalanceListener):  # type: ignore[misc]  # the client has no types
+    """Tells a member of new deals. The client waits for it before it goes on, so nothing here waits."""
+
+    def __init__(self, member: Member) -> None:
+        self._member = member
+
+    def on_partitions_revoked(self, revoked: Sequence[TopicPartition]) -> None:
+        if self._member.listens_by(self):
+            self._member.revoked(some=bool(revoked))
+
+    def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:  # noqa: ARG002 - asked when needed
+        if self._member.listens_by(self):
+            self._member.assigned()
