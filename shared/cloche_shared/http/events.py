@@ -138,7 +138,7 @@ async def follow_events(
     """Yield the messages of wanted events; unless `for_ever`, only those that are there."""
     resume = Resume(last)
     async with bus.tail(topics, from_start=from_start or resume.asked, after=last) as subscription:
-        while for_ever or await subscription.lag():
+        while for_ever or await subscription.behind():
             for delivery in await subscription.fetch():
                 event = delivery.event
                 if event is not None and wanted(event) and resume.passes(event):
