@@ -42,6 +42,7 @@ from cloche_shared.adapters.devices import NvmlDevices
 from cloche_shared.adapters.file_blobs import FileBlobStore
 from cloche_shared.adapters.folder_lock import FolderLock
 from cloche_shared.adapters.garbage import look_again, short_pauses
+from cloche_shared.adapters.git_fetch import LocalGit
 from cloche_shared.adapters.http_client import HttpClient
 from cloche_shared.adapters.http_server import Server, front_policy, listen, run
 from cloche_shared.adapters.http_server import serve as serve_app
@@ -287,7 +288,7 @@ async def _compose(home: Path, found: Settings, log: Log, base_url: Callable[[],
         node = runner.local_node(home / "node", machine.executor, files, NvmlDevices())
         node_id = found.runner.node or f"n{identity.installation}"
         runner_settings = found.runner.model_copy(update={"node": node_id})
-        runner_service = runner.build(platform_of("runner"), runner_settings, node)
+        runner_service = runner.build(platform_of("runner"), runner_settings, node, git=LocalGit())
         stage = _stage(machine, found.deployer)
         extras = deployer.Extras(stage, identity.pepper, base_url, code_version=__version__, node=node_id)
         deployer_service = deployer.build(platform_of("deployer"), found.deployer, extras)

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from cloche_runner.settings import RunnerSettings
 from cloche_runner.wiring import build, local_node
 from cloche_shared.adapters.devices import NvmlDevices
+from cloche_shared.adapters.git_fetch import LocalGit
 from cloche_shared.cluster.node import hold_node
 from cloche_shared.cluster.settings import ProcessSettings
 from cloche_shared.cluster.wiring import Built, Opened, main
@@ -30,7 +31,7 @@ async def composed(opened: Opened[Settings]) -> AsyncIterator[Built]:
         node = None
         if held is not None:
             node = local_node(held.folder.root, held.executor, held.files, NvmlDevices(), sharing=opened.sharing)
-        yield Built(build(opened.platform, settings, node, opened.elsewhere))
+        yield Built(build(opened.platform, settings, node, opened.elsewhere, LocalGit()))
 
 
 if __name__ == "__main__":

@@ -5,10 +5,9 @@ from cloche_shared.bus.commands import CommandDesk, DeskParts
 from cloche_shared.bus.dispatch import Consumer
 from cloche_shared.contracts.commands import CancelRun, SubmitRun
 from cloche_shared.contracts.runs import RunSpec
-from cloche_shared.errors import Invalid
 from cloche_shared.journal.commit import Origin
 from cloche_shared.ports.blobs import BlobStore
-from cloche_shared.ports.git import Git
+from cloche_shared.ports.git import Git, git_unavailable
 from cloche_shared.store.inline import checked_references
 from cloche_shared.store.inline_files import put_texts, put_tree
 
@@ -27,7 +26,7 @@ class RunCommands:
     def consumer(self, parts: DeskParts) -> Consumer:
         """Return what takes the commands."""
         desk = CommandDesk(SERVICE, parts)
-        desk.on(SubmitRun, self.submit)
+        desk.on(SubmitRun, self.submit, may_come=frozenset(("git_failed",)))
         desk.on(CancelRun, self.cancel)
         return desk.consumer()
 
@@ -51,12 +50,7 @@ class RunCommands:
             return await put_texts(space, command.files)
         if command.git is not None:
             if self._git is None:
-                raise Invalid(
-                    "git_unavailable",
-                    "This server cannot fetch from git.",
-                    why="The program git is not installed where the runner runs, or is older than 2.37.",
-                    todo="Send the code as `files` or as a `snapshot`.",
-                )
+                raise git_unavailable()
             tree = await self._git.fetch(command.git.url, command.git.commit)
             return await put_tree(space, tree.files, tree.executable)
         return str(command.snapshot)

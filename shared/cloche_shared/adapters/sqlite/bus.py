@@ -125,7 +125,7 @@ class JournalBus:
         if source == RESENT:
             self._letters.forget(group, offset >> _SHIFT)
         elif source == INBOX:
-            self._inbox.forget(min(self._offset(one.group, INBOX) for one in self._commanded()) >> _SHIFT)
+            self._inbox.forget(-(-min(self._offset(one.group, INBOX) for one in self._commanded()) >> _SHIFT))
 
     def again(self, group: str, start: int) -> list[Delivery]:
         """Return the next letters that come again; none: caught up."""
@@ -135,7 +135,7 @@ class JournalBus:
     def commands(self, topics: Sequence[str], start: int) -> tuple[list[Delivery], int]:
         """Return the next commands of these topics, and the offset behind all that were looked at."""
         items: list[Delivery] = []
-        while not items and (found := self._inbox.page(topics, start >> _SHIFT, _PAGE)):
+        while not items and (found := self._inbox.page(topics, -(-start >> _SHIFT), _PAGE)):
             items = [Delivery(INBOX, pos << _SHIFT, event.key, event) for pos, event in found if event is not None]
             start = (found[-1][0] + 1) << _SHIFT
         return items, start
@@ -156,7 +156,7 @@ class JournalBus:
     def waiting(self, source: str, topics: Sequence[str], start: int) -> int:
         """Return how many documents of these topics lie behind `start`."""
         if source in _OWN_LOGS:
-            return self._inbox.waiting(start >> _SHIFT) if source == INBOX else 0
+            return self._inbox.waiting(-(-start >> _SHIFT)) if source == INBOX else 0
         sql = f"SELECT count(*) FROM {source}_journal WHERE topic=? AND pos>=? AND pos<=?"  # noqa: S608 - our own name
         first, last = -(-start >> _SHIFT), self.released[source]
         return sum(int(self.reader.execute(sql, (topic, first, last)).fetchone()[0]) for topic in topics)
