@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.conn import create_conn
-from aiokafka.errors import IncompatibleBrokerVersion, KafkaError, SaslAuthenticationFailed
+from aiokafka.errors import KafkaError, SaslAuthenticationFailed
 from aiokafka.helpers import create_ssl_context
 
 from cloche_shared.backends import KafkaSettings
@@ -182,7 +182,7 @@ class Reach:
             consumer = make()
             try:
                 await consumer.start()
-            except (KafkaError, OSError, IncompatibleBrokerVersion) as error:
+            except Exception as error:  # noqa: BLE001 - to a broker that comes and goes the client has defects, too
                 await self.stopped(consumer)
                 _log.warning("broker_not_reached", error=type(error).__name__, tries=tries + 1)
                 await asyncio.sleep(RETRY_S[min(tries, len(RETRY_S) - 1)])
