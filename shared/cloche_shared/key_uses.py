@@ -16,7 +16,7 @@ from cloche_shared.lifecycle import Lifecycle
 from cloche_shared.ports.journal import Document, OutcomeUnknownError
 
 KIND: Final = "usage"
-LOOK_S: Final = 2.0
+LOOK_S: Final = 5.0
 EVERY_S: Final = 3600.0
 AT_ONCE: Final = 500
 """Keys in one record at most."""
