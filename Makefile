@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 UV     := $(BIN)/uv
 
-.PHONY: help demo test check format bench simulate clean unit integration e2e release reference environments servers images
+.PHONY: help demo test check format bench bench-cluster simulate clean unit integration e2e release reference environments servers images
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -70,6 +70,9 @@ test: servers unit simulate integration e2e release  ## everything that can fail
 
 bench: $(VENV)/.dev  ## measure, each figure beside its ceiling
 	$(BIN)/python -m benchmarks
+
+bench-cluster: $(VENV)/.dev  ## measure four processes on Kafka, a document store and S3
+	$(BIN)/python -m benchmarks.cluster
 
 clean:  ## remove what was made here
 	rm -rf $(VENV) build dist .demo .bench .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

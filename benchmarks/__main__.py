@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -31,9 +31,9 @@ BUDGET_SECONDS: Final = 540
 """No figure is begun later than this, so that the whole ends within ten minutes."""
 
 
-def measure(name: str) -> list[Row]:
+def measure(name: str, module_name: str) -> list[Row]:
     """Measure one figure; what cannot be measured becomes a row that says why."""
-    module = importlib.import_module(f"benchmarks.{MODULES[name]}")
+    module = importlib.import_module(module_name)
     try:
         rows: list[Row] = module.rows()
     except SkippedError as error:
@@ -71,27 +71,29 @@ def _interrupted(number: int, _frame: object) -> None:
     sys.exit(128 + number)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Measure what is named, or everything."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(MODULES))
+def main(
+    arguments: list[str] | None = None, *, modules: Mapping[str, str] = MODULES, package: str = "benchmarks"
+) -> int:
+    """Measure what is named, or everything; `modules` says in which module of the package a figure is."""
+    parser = argparse.ArgumentParser(prog=f"python -m {package}", description="Measure and print a table.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(modules))
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write machine and rows as JSON")
     found = parser.parse_args(arguments)
-    unknown = [name for name in found.names if name not in MODULES]
+    unknown = [name for name in found.names if name not in modules]
     if unknown:
-        parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(MODULES)}")
+        parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(modules)}")
     signal.signal(signal.SIGTERM, _interrupted)
     here = machine.look()
     print(here.header(), flush=True)
     rows: list[Row] = []
     started = time.perf_counter()
-    for name in found.names or MODULES:
+    for name in found.names or modules:
         began = time.perf_counter()
         if began - started > BUDGET_SECONDS:
             rows.append(skipped(name, f"{BUDGET_SECONDS / 60:.0f} minutes are over; ask for it by name"))
             continue
         print(f"{name} …", end=" ", file=sys.stderr, flush=True)
-        rows += measure(name)
+        rows += measure(name, f"{package}.{modules[name]}")
         print(f"{time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
     print(table(rows))
     if found.json:

@@ -9,34 +9,8 @@ import threading
 import uuid
 
 from fastapi import FastAPI
-from pydantic import BaseModel
 
-
-class Python(BaseModel):
-    """Packages."""
-
-    version: str | None = None
-    pip: list[str] = []
-
-
-class Definition(BaseModel):
-    """A definition."""
-
-    python: Python = Python()
-
-
-class Registration(BaseModel):
-    """What is registered."""
-
-    name: str
-    definition: Definition
-
-
-class Registered(BaseModel):
-    """The answer."""
-
-    id: str
-    name: str
+from benchmarks.naive_models import Registered, Registration
 
 
 def _connect() -> sqlite3.Connection:

@@ -1,0 +1,16 @@
+"""`python -m benchmarks.cluster [NAME …] [--json FILE]`: measure the cluster's figures and print a table."""
+
+import sys
+from typing import Final
+
+from benchmarks.__main__ import main
+
+MODULES: Final = {
+    "idle": "bench_idle",
+    "register": "bench_register",
+    "blobs": "bench_blobs",
+    "motor": "bench_motor",
+}
+
+if __name__ == "__main__":
+    sys.exit(main(modules=MODULES, package="benchmarks.cluster"))
