@@ -48,6 +48,7 @@ def wheels(base: str) -> None:
     wanted = CONTEXT / "requirements.txt"
     call(uv, "export", "--quiet", "--frozen", "--no-dev", "--extra", "cluster", "--no-emit-project", "-o", str(wanted))
     python = json.loads(call("docker", "run", "--rm", "--network", "none", base, "python3", "-c", _ASK))
+    (CONTEXT / ".python").write_text(json.dumps(python))
     marker, mark = CONTEXT / ".fetched", f"{python} {hashlib.sha256(wanted.read_bytes()).hexdigest()}"
     if not marker.exists() or marker.read_text() != mark:
         fetch(wanted, *python)

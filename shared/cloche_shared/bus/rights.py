@@ -31,8 +31,8 @@ OWNERS: Final = {
 }
 """Who alone writes the facts about each kind of aggregate."""
 
-SHARED: Final = frozenset(("answers", "denial"))
-"""Kinds that every service writes: its answers, and who was turned away at its door."""
+SHARED: Final = frozenset(("answers", "denial", "usage"))
+"""Kinds that every service writes: its answers, and who came to its door or was turned away there."""
 
 RESENDER: Final = "registry"
 """Who answers operators, and lets dead letters come again."""

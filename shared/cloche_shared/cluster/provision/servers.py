@@ -10,6 +10,7 @@ from typing import Final
 
 from pydantic import SecretStr
 
+from cloche_shared.access import DEFAULT_PROJECT
 from cloche_shared.adapters.kafka_admin import KafkaAdmin
 from cloche_shared.adapters.kafka_bus import KafkaBus
 from cloche_shared.adapters.mongo import MongoStore
@@ -17,7 +18,7 @@ from cloche_shared.adapters.mongo_users import MongoUsers
 from cloche_shared.adapters.s3_blobs import S3BlobStore
 from cloche_shared.backends import KafkaSettings, MongoSettings, S3Settings
 from cloche_shared.bus.dispatch import TRANSIENT
-from cloche_shared.bus.rights import SERVICES, Right, rights
+from cloche_shared.bus.rights import COMMANDS, SERVICES, Right, rights
 from cloche_shared.errors import Invalid
 from cloche_shared.logs import Log
 
@@ -51,6 +52,7 @@ async def prepare_broker(settings: KafkaSettings, passwords: dict[str, str]) -> 
     bus = KafkaBus(settings, "provision", "1", prefix=settings.topic_prefix)
     try:
         said = await bus.probe()
+        await bus.provide([COMMANDS + DEFAULT_PROJECT])
         admin = KafkaAdmin(bus)
         await admin.set_passwords(passwords)
         granted: list[Right] = rights(settings.topic_prefix)
