@@ -283,12 +283,13 @@ def _devices(history: History, streams: Mapping[str, Facts]) -> Iterator[Violati
         if subject.startswith("node/"):
             yield from _node(subject, facts)
     by_gpu: defaultdict[str, list[tuple[float, float, str]]] = defaultdict(list)
-    for lived in history.lived:
+    for lived in (*history.lived, *history.scoring):
         for uuid in lived.gpus:
             by_gpu[uuid].append((lived.began, lived.ended, lived.attempt_id))
     for uuid, spans in by_gpu.items():
         for one, other in _overlaps(spans):
-            yield Violation("I7", f"{one} and {other} used {uuid} at the same time")
+            if one != other:  # the workers of one revision share what it was given
+                yield Violation("I7", f"{one} and {other} used {uuid} at the same time")
 
 
 def _node(subject: str, facts: Facts) -> Iterator[Violation]:
@@ -303,7 +304,7 @@ def _node(subject: str, facts: Facts) -> Iterator[Violation]:
         elif name == "ResourcesReleased":
             held.pop(data["holder"], None)
         elif name == "NodeLost":
-            held.clear()
+            held = {holder: uuids for holder, uuids in held.items() if holder.startswith("service/")}
 
 
 # --- I14: everything ends, every request is answered once

@@ -31,6 +31,7 @@ THEMES = {
     "zombies": (1, 10, 1, 0, 0, 0, 0),
     "environments": (10, 2, 0, 2, 0, 0, 1),
     "services": (2, 2, 0, 1, 6, 2, 0),
+    "places": (0, 3, 0, 0, 8, 1, 0),
 }
 """How often clients register, run, cancel, register a model, deploy, delete a service, and build."""
 PROJECTS = ("default", "other")
@@ -153,8 +154,9 @@ class Client:
             InlineEnvironment(name="inline", definition=self._definition()),
             None,
         )
-        environment = draw.choices(choices, (3, 1, 2, 4, 4, 4))[0]
-        models = (ModelRef(name="model"),) if draw.random() < 0.1 else ()
+        places = self._world.layout.theme == "places"
+        environment = draw.choices(choices, (0, 0, 0, 0, 4, 8) if places else (3, 1, 2, 4, 4, 4))[0]
+        models = (ModelRef(name="model"),) if draw.random() < 0.1 and not places else ()
         return References(environment=environment, models=models)
 
     async def _run(self) -> None:
@@ -226,6 +228,8 @@ class Client:
         project, name, update = draw.choice(PROJECTS), draw.choice(("iris", "wine")), draw.random() < 0.4
         snapshot = await store_files(self._world, "deployer", project, {"score.py": b"def run(data): ..."})
         resources = Resources(cpus=0.5, memory=GIB, gpus=draw.choice((0, 0, 0, 1)))
+        if self._world.layout.theme == "places":
+            resources = resources.model_copy(update={"gpus": 1})
         spec = ServiceSpec(entry_script="score.py", snapshot=snapshot, resources=resources, init_timeout=20.0)
         command = Deployment(name, spec, self._references())
 

@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 from cloche_runner.adapters.memory import MemoryDisk
 from cloche_shared.adapters.memory_executor import CannotStart, Life, MemoryExecutor, MemoryMachine, Program
 from cloche_shared.ports.executor import Exit, LogChunk, Process, ProcessSpec
-from tests.simulation.record import Lived
+from tests.simulation.record import History, Lived
+from tests.simulation.stage import Workshop
 
 T = TypeVar("T")
 
@@ -22,15 +23,20 @@ async def _outside(work: Coroutine[Any, Any, T]) -> T:
 
 
 class Machine:
-    """One node's machine. `lived` gets every process of a user; with `lasting` these take long."""
+    """One node's machine. `history` gets every process of a user; with `lasting` these take long.
 
-    def __init__(self, seed: str, name: str, gpus: tuple[str, ...], lived: list[Lived], lasting: bool) -> None:
+    One that is `gone` never comes back, nor does anything on it.
+    """
+
+    def __init__(self, seed: str, name: str, gpus: tuple[str, ...], history: History, lasting: bool) -> None:
         self.name = name
+        self.gone = False
+        self.workshop = Workshop(f"{seed.rpartition('/')[0]}/workers", name, history.scoring)
         self.gpus = gpus
         self.disk = MemoryDisk()
         self.groups = MemoryMachine(self._program)
         self._seed = seed
-        self._lived = lived
+        self._lived = history.lived
         self._lasting = lasting
 
     def executor(self) -> "HostedExecutor":
@@ -43,6 +49,14 @@ class Machine:
         if living:
             self.groups.lose(draw.choice(living))
         return bool(living)
+
+    def go(self) -> None:
+        """Go down for ever, with everything on it."""
+        self.gone = True
+        for name, group in self.groups.groups.items():
+            if group.exit is None:
+                self.groups.lose(name)
+        self.workshop.end_all()
 
     def living(self) -> int:
         """Return how many groups live."""

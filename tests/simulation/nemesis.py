@@ -6,12 +6,16 @@ import random
 from tests.simulation.world import Slot, World
 
 LONGEST_FUSE = 1500
+ONE_GOES = 0.25
+LASTING = frozenset({"zombies", "places"})
+"""What histories are about in which pauses last longer than leases."""
 VICTIMS = {
     "everything": {"runner": 2},
     "runs": {"runner": 6},
     "zombies": {"runner": 12},
     "environments": {"registry": 6, "builder": 3},
     "services": {"deployer": 5},
+    "places": {"runner": 12, "deployer": 4},
 }
 """How much more often than others a service is struck."""
 
@@ -24,6 +28,14 @@ class Nemesis:
         self._draw = random.Random(f"{world.seed}/nemesis")
         self._tasks: list[asyncio.Task[None]] = []
 
+    async def take_machine(self, until: float) -> None:
+        """Let one of several machines go for ever at some moment, in some histories."""
+        machines = self._world.machines
+        if len(machines) > 1 and self._draw.random() < ONE_GOES:
+            await asyncio.sleep(self._draw.uniform(until / 3, until))
+            self._world.lose_machine(self._draw.choice(machines))
+            self._world.counts["lost machines"] += 1
+
     async def rage(self, until: float, deeds: int) -> None:
         """Do so many bad deeds until a moment."""
         for at in sorted(self._draw.uniform(0.0, until) for _ in range(deeds)):
@@ -34,7 +46,7 @@ class Nemesis:
     def _deed(self) -> None:
         world, draw = self._world, self._draw
         up = [slot for slot in world.slots if slot.process is not None]
-        pauses = 12 if world.layout.theme == "zombies" else 3
+        pauses = 12 if world.layout.theme in LASTING else 3
         what = draw.choices(("kill", "fuse", "pause", "lose", "all"), (1, 4, pauses, 2, 0.5))[0]
         if what == "lose":
             if draw.choice(world.machines).lose_one(draw):
@@ -81,7 +93,7 @@ class Nemesis:
         process.halted()
         self._world.counts["pauses"] += 1
         self._world.note("pause", process.name)
-        longest = (9.0, 12.0, 16.0, 20.0) if self._world.layout.theme == "zombies" else (1.0, 4.0, 9.0, 14.0)
+        longest = (9.0, 12.0, 16.0, 20.0) if self._world.layout.theme in LASTING else (1.0, 4.0, 9.0, 14.0)
         await asyncio.sleep(self._draw.choice(longest))
         self._world.note("resume", process.name)
         self._world.loop.resume(process.owner)

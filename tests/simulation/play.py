@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from tests.simulation.checker import Violation, check
 from tests.simulation.clients import Client
 from tests.simulation.loop import StuckError, simulate
-from tests.simulation.nemesis import Nemesis
+from tests.simulation.nemesis import LASTING, Nemesis
 from tests.simulation.reading import read_back
 from tests.simulation.record import History, Sent, Trace
 from tests.simulation.weather import Climate
@@ -75,12 +75,12 @@ async def _story(world: World) -> None:
         world.boot(slot)
     nemesis = Nemesis(world)
     restarting = asyncio.create_task(nemesis.restart())
-    within = FAULTS_S / 3 if world.layout.theme == "zombies" else FAULTS_S
+    within = FAULTS_S / 3 if world.layout.theme in LASTING else FAULTS_S
     clients = [
         asyncio.create_task(Client(world, number).work(draw.randint(3, 8), within))
         for number in range(draw.randint(2, 4))
     ]
-    await nemesis.rage(FAULTS_S, draw.randint(0, 10))
+    await asyncio.gather(nemesis.rage(FAULTS_S, draw.randint(0, 10)), nemesis.take_machine(FAULTS_S))
     nemesis.relent()
     await asyncio.gather(*clients)
     await _cancel_what_never_fits(world)
@@ -123,14 +123,15 @@ async def _settle(world: World) -> None:
     while world.loop.time() < began + PATIENCE_S:
         if world.loop.time() > began + PATIENCE_S / 4:
             await _cancel_what_services_displace(world)
-        is_up = all(slot.ready for slot in world.slots)
-        if is_up and not world.pending.open() and world.caught_up() and not world.left_over():
+        is_up = all(slot.ready for slot in world.slots if not slot.gone)
+        open_ends = [*world.pending.open(), *world.unserved(), *world.left_over()]
+        if is_up and not open_ends and world.caught_up():
             return
         await asyncio.sleep(0.5)
     world.history.left_over = world.left_over()
-    down = [f"{slot.name} does not come up" for slot in world.slots if not slot.ready]
+    down = [f"{slot.name} does not come up" for slot in world.slots if not slot.ready and not slot.gone]
     unread = [] if world.caught_up() else ["some events were not read by some group"]
-    world.history.unsettled.extend([*world.pending.open(), *down, *unread])
+    world.history.unsettled.extend([*world.pending.open(), *world.unserved(), *down, *unread])
 
 
 def _sent(world: World) -> list[Sent]:

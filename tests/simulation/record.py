@@ -92,6 +92,8 @@ class History:
     sent: list[Sent] = field(default_factory=list)
     ops: list[Op] = field(default_factory=list)
     lived: list[Lived] = field(default_factory=list)
+    scoring: list[Lived] = field(default_factory=list)
+    """Scoring workers; `attempt_id` names the revision (`service/default/iris#2`)."""
     solved: list[Solved] = field(default_factory=list)
     buried: list[str] = field(default_factory=list)
     read_back: list[str] = field(default_factory=list)
@@ -154,6 +156,8 @@ class Pending:
         self.requests: dict[str, None] = {}
         self.held: dict[tuple[str, str], None] = {}
         self.serving: dict[str, int] = {}
+        self.places: dict[tuple[str, int], str] = {}
+        self.gone: set[str] = set()
         self._answered: set[str] = set()
 
     def take(self, entry: Entry) -> None:
@@ -183,14 +187,18 @@ class Pending:
         elif name == "ResourcesReleased":
             self.held.pop((subject, data["holder"]), None)
         elif name == "NodeLost":
-            self.held = {place: None for place in self.held if place[0] != subject}
+            self.held = {place: None for place in self.held if place[0] != subject or place[1].startswith("service/")}
         elif subject.startswith("service/"):
             self._follow_service(subject, name, data)
 
     def _follow_service(self, subject: str, name: str, data: Mapping[str, Any]) -> None:
         if name in {"ServiceSubmitted", "ServiceDeleted"}:
             self.revisions = {place: None for place in self.revisions if place[0] != subject}
-        if name == "ServiceSubmitted":
+        if name == "ReplicaPlaced":
+            self.places[subject, data["revision"]] = data["node"]
+        elif name == "ReplicaLost":
+            self.places.pop((subject, data["revision"]), None)
+        elif name == "ServiceSubmitted":
             self.revisions[subject, data["revision"]] = None
         elif name in {"ServiceDeployed", "ServiceFailed"}:
             self.revisions.pop((subject, data["revision"]), None)
@@ -204,7 +212,7 @@ class Pending:
         leaks = [
             f"{node} holds resources for {holder}, which has ended"
             for node, holder in self.held
-            if holder.startswith("run/") and holder.rpartition("#")[0] not in self.runs
+            if node not in self.gone and not self._is_holding(node.rpartition("/")[2], *holder.rsplit("#", 1))
         ]
         return [
             *(f"{question} was not answered" for question in self.questions),
@@ -213,6 +221,14 @@ class Pending:
             *(f"revision {number} of {service} is still on its way" for service, number in self.revisions),
             *leaks,
         ]
+
+    def _is_holding(self, node: str, subject: str, number: str) -> bool:
+        """Whether a run, or a revision of a service on a node, still needs what it holds."""
+        if subject.startswith("run/"):
+            return subject in self.runs
+        revision = int(number.partition(".")[0])
+        wanted = self.serving.get(subject) == revision or (subject, revision) in self.revisions
+        return wanted and self.places.get((subject, revision), node) == node
 
 
 class Trace:

@@ -14,21 +14,35 @@ from cloche_deployer.scoring.ports import Link, LinkOwner, WorkerEnd
 from cloche_runtime import scoring_frames as frames
 from cloche_shared.errors import Failed, Unavailable
 from cloche_shared.journal.commit import StreamId
+from tests.simulation.record import Lived
 
 Place = tuple[StreamId, int, int]
+ORPHAN_S = 20.0
 
 
 class Worker:
     """A worker process: it says `ready` or `failed` after a while, or dies."""
 
-    def __init__(self, number: int, behaviour: str, delay: float) -> None:
+    def __init__(self, number: int, behaviour: str, delay: float, lived: Lived) -> None:
         self.id = f"worker-{number}"
         self.socket = f"/sim/{number}.sock"
         self.behaviour = behaviour
+        self.lived = lived
         self.delay = delay
         self.ended_at: float | None = None
         self._end = asyncio.Event()
         self._losses: list[Callable[[], object]] = []
+        self._owners = 0
+        self._orphan: asyncio.TimerHandle | None = None
+
+    def hold(self, change: int) -> None:
+        """Gain or lose an owner; without one the worker ends after a while."""
+        self._owners += change
+        if self._orphan is not None:
+            self._orphan.cancel()
+        if not self._owners and self.ended_at is None:
+            loop = asyncio.get_running_loop()
+            self._orphan = loop.call_later(ORPHAN_S, self.die, context=contextvars.Context())
 
     def heard_by(self, owner: LinkOwner) -> None:
         """Take a connection; everything goes to its owner in the owner's own process."""
@@ -46,7 +60,7 @@ class Worker:
     def die(self) -> None:
         """End the process."""
         if self.ended_at is None:
-            self.ended_at = asyncio.get_running_loop().time()
+            self.ended_at = self.lived.ended = asyncio.get_running_loop().time()
             self._end.set()
             for lost in self._losses:
                 lost()
@@ -76,10 +90,12 @@ class _Link:
 
 
 class Workshop:
-    """The machine that scoring workers live on, and its scripts."""
+    """What a machine has of scoring workers, and their scripts. `lived` gets every worker."""
 
-    def __init__(self, seed: str) -> None:
+    def __init__(self, seed: str, node: str, lived: list[Lived]) -> None:
         self._seed = seed
+        self._node = node
+        self._lived = lived
         self._numbers = itertools.count(1)
         self.workers: dict[Place, list[Worker]] = {}
 
@@ -92,13 +108,21 @@ class Workshop:
         """Return a revision's living workers."""
         return [worker for worker in self.workers.get(place, ()) if worker.ended_at is None]
 
-    def begin(self, place: Place) -> Worker:
+    def begin(self, place: Place, gpus: tuple[str, ...]) -> Worker:
         """Start a worker."""
         number = next(self._numbers)
-        delay = random.Random(f"{self._seed}/{number}").uniform(0.0, 2.0)
-        worker = Worker(number, self.behaviour(place), delay)
+        delay = random.Random(f"{self._seed}/{self._node}/{number}").uniform(0.0, 2.0)
+        lived = Lived(self._node, f"{place[0]}#{place[2]}", gpus, asyncio.get_running_loop().time())
+        self._lived.append(lived)
+        worker = Worker(number, self.behaviour(place), delay, lived)
         self.workers.setdefault(place, []).append(worker)
         return worker
+
+    def end_all(self) -> None:
+        """End every worker, as when the machine goes down."""
+        for workers in self.workers.values():
+            for worker in workers:
+                worker.die()
 
     def at(self, socket: str) -> Worker | None:
         """Return the living worker that listens there."""
@@ -107,17 +131,18 @@ class Workshop:
 
 
 class _Workers:
-    def __init__(self, workshop: Workshop, place: Place) -> None:
-        self._workshop = workshop
+    def __init__(self, stage: "MemoryStage", place: Place, gpus: tuple[str, ...]) -> None:
+        self._stage = stage
         self._place = place
+        self._gpus = gpus
 
     async def adopt(self) -> Sequence[Worker]:
         await asyncio.sleep(0)
-        return self._workshop.living(self._place)
+        return [self._stage.hold(worker) for worker in self._stage.workshop.living(self._place)]
 
     async def start(self) -> Worker:
         await asyncio.sleep(0)
-        return self._workshop.begin(self._place)
+        return self._stage.hold(self._stage.workshop.begin(self._place, self._gpus))
 
     def log(self) -> bytes:
         return b""
@@ -139,20 +164,36 @@ class MemoryStage:
     """A deployer's hold on the machine."""
 
     def __init__(self, workshop: Workshop) -> None:
-        self._workshop = workshop
+        self.workshop = workshop
+        self._held: dict[str, Worker] = {}
+
+    def hold(self, worker: Worker) -> Worker:
+        """Own a worker from now on."""
+        if worker.id not in self._held:
+            self._held[worker.id] = worker
+            worker.hold(1)
+        return worker
+
+    def disconnect(self) -> None:
+        """Let go, because the owner died."""
+        for worker in self._held.values():
+            worker.hold(-1)
+        self._held.clear()
 
     async def prepare(self, service: StreamId, incarnation: int, revision: Revision) -> _Workers:
         await asyncio.sleep(0)
         place = (service, incarnation, revision.number)
-        if self._workshop.behaviour(place) == "cannot be prepared":
+        if self.workshop.behaviour(place) == "cannot be prepared":
             raise Failed("disk_full", "The node has no room for the environment.")
-        return _Workers(self._workshop, place)
+        return _Workers(self, place, revision.gpus)
 
     async def sweep(self, keep: set[Place]) -> None:
         await asyncio.sleep(0)
-        for place, workers in self._workshop.workers.items():
-            if place not in keep:
-                for worker in workers:
+        for place, workers in self.workshop.workers.items():
+            for worker in workers:
+                if place in keep and worker.ended_at is None:
+                    self.hold(worker)
+                else:
                     worker.die()
 
 

@@ -44,12 +44,14 @@ from cloche_shared.service import Platform
 from tests.simulation.loop import OWNER, Owner, SeededLoop, owned
 from tests.simulation.machines import HostedExecutor, Machine
 from tests.simulation.record import History, Pending, RecordingStore, Solved, Trace, entry_of
-from tests.simulation.stage import MemoryConnector, MemoryStage, Workshop
+from tests.simulation.stage import MemoryConnector, MemoryStage
 from tests.simulation.weather import Climate, Weather, WeatheredBlobStore, WeatheredViews
 
 T = TypeVar("T")
 
 SERVICES = ("registry", "builder", "runner", "deployer")
+NODES_SERVICES = frozenset({"runner", "deployer"})
+"""Services whose processes each live on a machine, and go with it."""
 OURS = ("cloche_shared", *(f"cloche_{name}" for name in SERVICES))
 SILENT = logging.CRITICAL + 1
 PEPPER = b"p" * 32
@@ -77,13 +79,13 @@ class Layout:
     def drawn(cls, seed: str) -> "Layout":
         """Return a history's layout; most stores are not atomic."""
         draw = random.Random(seed)
-        theme = draw.choice(("everything", "runs", "zombies", "environments", "services"))
+        theme = draw.choice(("everything", "runs", "zombies", "environments", "services", "places"))
         return cls(
             theme=theme,
             registries=draw.choice((1, 1, 2)),
             builders=draw.choice((1, 1, 2)),
-            nodes=draw.choice((2, 2, 3) if theme in {"runs", "zombies"} else (1, 2)),
-            gpus=draw.choice((0, 1, 2)),
+            nodes=draw.choice((2, 2, 3) if theme in {"runs", "zombies", "services", "places"} else (1, 2)),
+            gpus=draw.choice((1, 2) if theme == "places" else (0, 1, 2)),
             atomic=draw.random() < 0.2,
             commit_every=draw.choice((0.2, 1.0, 3.0)),
         )
@@ -140,6 +142,7 @@ class Slot:
     incarnations: int = 0
     process: "Incarnation | None" = None
     down: bool = False
+    gone: bool = False
 
     @property
     def name(self) -> str:
@@ -176,16 +179,20 @@ class World:
         self.leases = {name: MemoryLeases() for name in SERVICES}
         self.logs = MemoryLogs()
         self.resolver = SlowResolver(random.Random(f"{self.seed}/resolver"), self.history.solved)
-        self.workshop = Workshop(f"{self.seed}/workers")
         self.machines = [self._machine(number) for number in range(1, self.layout.nodes + 1)]
         layout = self.layout
-        replicas = {"registry": layout.registries, "builder": layout.builders, "runner": layout.nodes, "deployer": 1}
+        replicas = {
+            "registry": layout.registries,
+            "builder": layout.builders,
+            "runner": layout.nodes,
+            "deployer": layout.nodes,
+        }
         self.slots = [Slot(name, number) for name in SERVICES for number in range(1, replicas[name] + 1)]
 
     def _machine(self, number: int) -> Machine:
         gpus = tuple(f"GPU-{number}-{index}" for index in range(self.layout.gpus))
         return Machine(
-            f"{self.seed}/machine-{number}", f"node-{number}", gpus, self.history.lived, self.layout.theme == "zombies"
+            f"{self.seed}/machine-{number}", f"node-{number}", gpus, self.history, self.layout.theme == "zombies"
         )
 
     def _taker(self, service: str) -> Callable[[Document], None]:
@@ -203,7 +210,9 @@ class World:
         self.trace.note(self.loop.time(), *words)
 
     def boot(self, slot: Slot) -> None:
-        """Start the next incarnation of a service process."""
+        """Start the next incarnation of a service process, unless its machine is gone."""
+        if slot.gone:
+            return
         slot.incarnations += 1
         slot.down = False
         slot.process = Incarnation(self, slot)
@@ -225,17 +234,41 @@ class World:
         )
         return not unsent and not any(behind)
 
+    def lose_machine(self, machine: Machine) -> None:
+        """Let a machine go down for ever."""
+        self.note("gone", machine.name)
+        machine.go()
+        self.pending.gone.add(f"node/-/{machine.name}")
+        for slot in self.slots:
+            if slot.service in NODES_SERVICES and self.machines[slot.number - 1] is machine:
+                slot.gone = True
+                if slot.process is not None:
+                    slot.process.owner.kill()
+
     def left_over(self) -> list[str]:
         """Return what is still on the machines although every run has ended."""
-        found = [f"{name} is on {machine.name}" for machine in self.machines for name in machine.remains()]
-        for (stream, incarnation, revision), workers in self.workshop.workers.items():
-            if self.pending.serving.get(str(stream)) != revision:
-                found += [
-                    f"{worker.id} of {stream}, revision {incarnation}.{revision}, lives"
-                    for worker in workers
-                    if worker.ended_at is None
-                ]
+        here = [machine for machine in self.machines if not machine.gone]
+        found = [f"{name} is on {machine.name}" for machine in here for name in machine.remains()]
+        for machine in here:
+            for (stream, incarnation, revision), workers in machine.workshop.workers.items():
+                living = [worker.id for worker in workers if worker.ended_at is None]
+                if living and not self._serves(str(stream), revision, machine.name):
+                    found.append(f"{living} of {stream}, revision {incarnation}.{revision}, live on {machine.name}")
         return found
+
+    def _serves(self, stream: str, revision: int, node: str) -> bool:
+        pending = self.pending
+        return pending.serving.get(stream) == revision and pending.places.get((stream, revision)) == node
+
+    def unserved(self) -> list[str]:
+        """Return the services that have a healthy revision of which no worker lives where it is placed."""
+        serving = {
+            str(stream)
+            for machine in self.machines
+            for (stream, _, revision), workers in machine.workshop.workers.items()
+            if self._serves(str(stream), revision, machine.name) and any(one.ended_at is None for one in workers)
+        }
+        return [f"{stream} is healthy and has no workers" for stream in self.pending.serving if stream not in serving]
 
 
 class Incarnation:
@@ -250,7 +283,7 @@ class Incarnation:
         self.gone = asyncio.Event()
         self._context = owned(self.owner)
         self._bus = MemoryBus(world.broker, faults=Weather(world.climate))
-        self._executor: HostedExecutor | None = None
+        self._hold: HostedExecutor | MemoryStage | None = None
 
     def begin(self) -> None:
         """Start it."""
@@ -286,8 +319,8 @@ class Incarnation:
         self.slot.process = None
         self.slot.down = True
         self._bus.vanish()
-        if self._executor is not None:
-            self._executor.disconnect()
+        if self._hold is not None:
+            self._hold.disconnect()
         self.gone.set()
 
     async def _main(self) -> None:
@@ -348,17 +381,23 @@ class Incarnation:
             cancel_margin=2.0,
             sweep_every=4.0,
         )
-        self._executor = machine.executor()
+        self._hold = executor = machine.executor()
         parts = NodeParts(
-            self._executor, MemoryNodeFiles(machine.disk), MemoryAttemptFiles(machine.disk), Path("/sim/bootstrap.py")
+            executor, MemoryNodeFiles(machine.disk), MemoryAttemptFiles(machine.disk), Path("/sim/bootstrap.py")
         )
         offer = Offer(4.0, 8 * GIB, tuple(Gpu(uuid, "T4", 16 * GIB) for uuid in machine.gpus))
         return runner_wiring.build(platform, settings, runner_wiring.NodePorts(parts, MemoryDevices(offer)))
 
     def _build_deployer(self, platform: Platform) -> Any:
-        workshop = self.world.workshop
+        machine = self.world.machines[self.slot.number - 1]
+        self._hold = stage = MemoryStage(machine.workshop)
         extras = deployer_wiring.Extras(
-            MemoryStage(workshop), PEPPER, lambda: "http://sim.invalid", MemoryConnector(workshop)
+            stage,
+            PEPPER,
+            lambda: "http://sim.invalid",
+            MemoryConnector(machine.workshop),
+            node=machine.name,
+            address=f"http://{machine.name}.invalid",
         )
         settings = DeployerSettings(drain=2.0, grace=1.0, retry_pause=1.0)
         return deployer_wiring.build(platform, settings, extras)

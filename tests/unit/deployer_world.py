@@ -42,7 +42,15 @@ RESOLVED = ReferencesResolved(environment=ENVIRONMENT)
 PROVIDED = ImageProvided(
     definition_hash="e1:0", lock_digest=DIGEST, scope="public", target="process", image="i", reused=True
 )
-ALLOCATED = ReplicaAllocated(node="n", holder="h", gpus=("GPU-1",))
+ALLOCATED = ReplicaAllocated(node="n", holder="service/default/iris#1.0", gpus=("GPU-1",))
+
+
+def allocated(state: ServiceState) -> ReplicaAllocated:
+    """Return the runner's answer to the newest revision's request."""
+    place = f"{state.latest}.{state.places.get(state.latest, 0)}"
+    return ALLOCATED.model_copy(update={"holder": f"service/default/iris#{place}"})
+
+
 HELLO = {"ready": True, "headers": False, "methods": False}
 ORIGIN = Origin(Actor("test"), correlation="test")
 
@@ -192,7 +200,7 @@ class World:
         await self.change(lambda found: decide_resolved(found, found.latest, RESOLVED))
         await self.change(lambda found: decide_provided(found, found.latest, PROVIDED))
         if placed and spec.resources.gpus:
-            await self.change(lambda found: decide_placed(found, found.latest, ALLOCATED))
+            await self.change(lambda found: decide_placed(found, found.latest, allocated(found)))
         self.driver.wake(self.stream)
 
     async def delete(self) -> None:

@@ -13,13 +13,16 @@ from cloche_deployer.domain import (
     decide_deploy,
     decide_deployed,
     decide_displaced,
+    decide_ended,
     decide_failed,
+    decide_left,
     decide_placed,
     decide_provided,
     decide_rekey,
     decide_resolved,
     decide_update,
     evolve,
+    left_on,
     spent,
     wanted,
 )
@@ -29,7 +32,6 @@ from cloche_shared.contracts.facts import (
     ImageProvided,
     ReferencesResolved,
     ReplicaAllocated,
-    ReplicaEnded,
     ReplicaLost,
     ReplicaRequested,
     RevisionProvided,
@@ -48,7 +50,7 @@ RESOLVED = ReferencesResolved(environment=ENVIRONMENT)
 PROVIDED = ImageProvided(
     definition_hash="e1:0", lock_digest=DIGEST, scope="public", target="process", image="i", reused=True
 )
-ALLOCATED = ReplicaAllocated(node="n", holder="h", gpus=("GPU-1",))
+ALLOCATED = ReplicaAllocated(node="n", holder="service/default/iris#1.0", gpus=("GPU-1",))
 PROBLEM = Problem(code="init_failed", message="init() raised.")
 PEPPER = b"p" * 32
 
@@ -237,7 +239,7 @@ def take(step: str, state: ServiceState) -> Decision:
 
 
 def placed(state: ServiceState, node: str) -> ServiceState:
-    answer = ReplicaAllocated(node=node, holder="h")
+    answer = ReplicaAllocated(node=node, holder=f"service/default/iris#1.{state.places[1]}")
     return after(state, decide_placed(state, state.latest, answer))
 
 
@@ -276,14 +278,31 @@ def test_a_service_moves_when_its_node_is_lost_and_keeps_its_revision() -> None:
     assert (wanted(state, "n1"), wanted(state, "n2")) == ([], [1])
 
 
-def test_what_nobody_wants_any_more_has_ended_with_its_node() -> None:
+def test_what_lived_on_a_lost_node_has_ended_only_when_that_node_says_so() -> None:
+    state = on_many_nodes("n1")
+    state = after(state, decide_deployed(state, 1, "u"))
+    state = placed(after(state, decide_displaced(state, "n1")), "n2")
+    assert (left_on(state, "n1"), left_on(state, "n2")) == ([(1, 0)], [])
+    assert not decide_left(state, 1, 1).facts
+    state = after(state, decide_left(state, 1, 0))
+    assert (left_on(state, "n1"), state.holding) == ([], {1: "n2"})
+    assert not decide_left(state, 1, 0).facts
+
+
+def test_what_nobody_wants_any_more_is_held_until_its_lost_node_returns() -> None:
     state = on_many_nodes("n1")
     state = after(state, decide_delete(state))
+    assert not decide_displaced(state, "n1").facts
     assert (spent(state, "n1"), spent(state, "n2")) == ([1], [])
-    decision = decide_displaced(state, "n1")
-    assert [type(fact) for fact in decision.facts] == [ReplicaEnded]
-    assert not after(state, decision).holding
+    assert not after(state, decide_ended(state, 1)).holding
+
+
+def test_an_answer_to_an_earlier_request_places_nothing() -> None:
+    state = on_many_nodes("n1")
+    state = after(state, decide_displaced(state, "n1"))
+    assert not decide_placed(state, 1, ReplicaAllocated(node="n1", holder="service/default/iris#1.0")).facts
+    assert decide_placed(state, 1, ReplicaAllocated(node="n2", holder="service/default/iris#1.1")).facts
 
 
 def test_an_answer_for_a_place_that_was_not_asked_for_changes_nothing() -> None:
-    assert not decide_placed(deployed(), 1, ReplicaAllocated(node="n1", holder="h")).facts
+    assert not decide_placed(deployed(), 1, ReplicaAllocated(node="n1", holder="service/default/iris#1.0")).facts

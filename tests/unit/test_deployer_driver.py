@@ -7,8 +7,8 @@ import pytest
 
 from cloche_deployer.domain import decide_deployed, decide_displaced, decide_placed
 from cloche_shared.contracts.fact import fact_type
-from cloche_shared.contracts.facts import ReplicaAllocated, ReplicaEnded
-from tests.unit.deployer_world import World
+from cloche_shared.contracts.facts import ReplicaEnded
+from tests.unit.deployer_world import World, allocated
 
 
 @pytest.fixture
@@ -159,7 +159,9 @@ async def test_gpus_of_a_revision_that_never_began_are_free_too(world: World) ->
 
 
 async def _placed_on(world: World, node: str) -> None:
-    await world.change(lambda found: decide_placed(found, found.latest, ReplicaAllocated(node=node, holder="h")))
+    await world.change(
+        lambda found: decide_placed(found, found.latest, allocated(found).model_copy(update={"node": node}))
+    )
     world.driver.wake(world.stream)
     await settle()
 

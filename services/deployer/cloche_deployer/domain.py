@@ -68,7 +68,9 @@ class ServiceState(BaseModel):
     """A service. `incarnation` counts how often the name was taken; `keys` are generations by name.
 
     `holding` are the revisions that asked the runner for a place and whose workers are not proven ended,
-    each with its node (empty: not placed); it outlives the service.
+    each with its node (empty: not placed), and `places` the number of its latest place. `left` are the places
+    (`2.0`: revision and number) on nodes that were declared lost, until it is proven there that nothing lives.
+    All of it outlives the service.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -81,6 +83,8 @@ class ServiceState(BaseModel):
     keys: Mapping[str, int] = Field(default_factory=dict)
     scoring_url: str = ""
     holding: Mapping[int, str] = Field(default_factory=dict)
+    places: Mapping[int, int] = Field(default_factory=dict)
+    left: Mapping[str, str] = Field(default_factory=dict)
 
     @property
     def exists(self) -> bool:
@@ -137,17 +141,33 @@ def _progressed(state: ServiceState, fact: Fact) -> ServiceState:
 
 def _replica(state: ServiceState, fact: Fact) -> ServiceState:
     if isinstance(fact, ReplicaRequested):
-        return _held(state, fact.revision, "")
+        places = {**state.places, fact.revision: fact.replica}
+        return _held(state.model_copy(update={"places": places}), fact.revision, "")
     if isinstance(fact, ReplicaEnded):
-        left = {number: node for number, node in state.holding.items() if number != fact.revision}
-        return state.model_copy(update={"holding": left})
+        return _ended(state, fact)
     if isinstance(fact, ReplicaPlaced):
         state = _revised(state, fact.revision, placed=True, node=fact.node, gpus=tuple(fact.gpus))
         return _held(state, fact.revision, fact.node)
     if isinstance(fact, ReplicaLost):
+        left = {**state.left, f"{fact.revision}.{state.places.get(fact.revision, 0)}": fact.node}
+        state = state.model_copy(update={"left": left})
         state = _revised(state, fact.revision, placed=False, node="", gpus=())
         return _held(state, fact.revision, "")
     return state
+
+
+def _ended(state: ServiceState, fact: ReplicaEnded) -> ServiceState:
+    number, every = fact.revision, fact.replica is None
+    left = {place: node for place, node in state.left.items() if place != f"{number}.{fact.replica}"}
+    if not every and fact.replica != state.places.get(number, 0):
+        return state.model_copy(update={"left": left})
+    return state.model_copy(
+        update={
+            "holding": {one: node for one, node in state.holding.items() if one != number},
+            "places": {one: place for one, place in state.places.items() if one != number},
+            "left": {place: node for place, node in left.items() if not (every and place.startswith(f"{number}."))},
+        }
+    )
 
 
 def _held(state: ServiceState, number: int, node: str) -> ServiceState:
@@ -228,15 +248,15 @@ def decide_provided(state: ServiceState, revision: int, answer: ImageProvided, *
         RevisionProvided(revision=revision, lock_digest=answer.lock_digest, scope=answer.scope, image=answer.image)
     ]
     if many or _is_much(state.revisions[revision].spec.resources):
-        facts.append(_request(state.revisions[revision]))
+        facts.append(_request(state.revisions[revision], 0))
     return Decision(facts)
 
 
-def _request(revision: Revision) -> ReplicaRequested:
+def _request(revision: Revision, replica: int) -> ReplicaRequested:
     """Ask for a place. Without GPUs a service shares its node, and asks for nothing but that the node has enough."""
     wanted = revision.spec.resources
     resources = wanted if wanted.gpus else Resources(cpus=0, memory=0)
-    return ReplicaRequested(revision=revision.number, replica=0, resources=resources, within=wanted)
+    return ReplicaRequested(revision=revision.number, replica=replica, resources=resources, within=wanted)
 
 
 def _is_much(wanted: Resources) -> bool:
@@ -249,19 +269,18 @@ def decide_placed(state: ServiceState, revision: int, answer: ReplicaAllocated) 
     """Note the node and the GPUs."""
     if revision not in _living(state) or revision not in state.holding or state.revisions[revision].placed:
         return Decision()
+    if answer.holder.rpartition("#")[2] != f"{revision}.{state.places.get(revision, 0)}":
+        return Decision()  # the answer to a request before the one that is open now
     return Decision([ReplicaPlaced(revision=revision, node=answer.node, gpus=answer.gpus)])
 
 
 def decide_displaced(state: ServiceState, node: str) -> Decision:
-    """Ask for another place for what lived on a lost node; what nobody wants any more has ended there."""
+    """Ask for another place for what lived on a lost node. That it has ended there only that node can say."""
     facts: list[Fact] = []
     for number, holder in sorted(state.holding.items()):
-        if holder != node:
-            continue
-        if number in _living(state):
-            facts += [ReplicaLost(revision=number, node=node), _request(state.revisions[number])]
-        else:
-            facts.append(ReplicaEnded(revision=number))
+        if holder == node and number in _living(state):
+            following = state.places.get(number, 0) + 1
+            facts += [ReplicaLost(revision=number, node=node), _request(state.revisions[number], following)]
     return Decision(facts)
 
 
@@ -291,7 +310,20 @@ def decide_failed(state: ServiceState, revision: int, problem: Problem) -> Decis
 
 def decide_ended(state: ServiceState, revision: int) -> Decision:
     """Record that nothing of a revision lives any more, so that its GPUs can be given to others."""
-    return Decision([ReplicaEnded(revision=revision)] if revision in spent(state) else [])
+    ended = ReplicaEnded(revision=revision, replica=state.places.get(revision, 0))
+    return Decision([ended] if revision in spent(state) else [])
+
+
+def decide_left(state: ServiceState, revision: int, replica: int) -> Decision:
+    """Record that nothing lives any more in a place on a node that was lost: its GPUs are free."""
+    is_left = f"{revision}.{replica}" in state.left
+    return Decision([ReplicaEnded(revision=revision, replica=replica)] if is_left else [])
+
+
+def left_on(state: ServiceState, node: str) -> list[tuple[int, int]]:
+    """Return the places (revision and number) that a node had when it was declared lost."""
+    found = (place.split(".") for place, holder in state.left.items() if holder == node)
+    return sorted((int(number), int(replica)) for number, replica in found)
 
 
 def decide_rekey(state: ServiceState, which: str) -> Decision:

@@ -11,7 +11,17 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from functools import partial
 
-from cloche_deployer.domain import Revision, ServiceState, decide_deployed, decide_ended, decide_failed, spent, wanted
+from cloche_deployer.domain import (
+    Revision,
+    ServiceState,
+    decide_deployed,
+    decide_ended,
+    decide_failed,
+    decide_left,
+    left_on,
+    spent,
+    wanted,
+)
 from cloche_deployer.keys import keys_of
 from cloche_deployer.ports import RevisionWorkers, Stage
 from cloche_deployer.scoring.metrics import Metrics, render
@@ -236,6 +246,10 @@ class Driver:
             if number not in here:
                 origin = await self._origin_of(stream, number)
                 await self._streams.change(stream, origin, partial(decide_ended, revision=number))
+        for number, replica in left_on(state, self.node):
+            if number not in here:
+                origin = await self._origin_of(stream, number)
+                await self._streams.change(stream, origin, partial(decide_left, revision=number, replica=replica))
 
     def _spawn(self, work: Coroutine[object, object, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)

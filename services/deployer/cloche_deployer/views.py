@@ -120,5 +120,5 @@ def row_of(stream: StreamId, state: ServiceState, seq: int) -> Sequence[Row]:
     whole = f"{stream.project}/{stream.id}"
     return [
         Row(VIEW, stream.project, stream.id, seq, stream.id, body, facet),
-        Row(NODE_VIEW, "*", whole, seq, whole, b"{}", LIVE if state.holding else facet),
+        Row(NODE_VIEW, "*", whole, seq, whole, b"{}", LIVE if state.holding or state.left else facet),
     ]

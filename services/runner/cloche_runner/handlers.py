@@ -297,19 +297,26 @@ class Answers:
         if not nodes:
             raise Unavailable("no_node", "No node is there yet to answer for a replica.")
         having = [name for name, node in nodes.items() if claimant.holder in node.held]
+        having += [name for name, node in nodes.items() if node_rules.former_place(node, claimant.holder)]
         emptiest = sorted(nodes, key=lambda name: (len(nodes[name].held), name))
         able = [name for name in emptiest if claimant.could_live_on(nodes[name])]
         fitting = [name for name in able if node_rules.fits(nodes[name], claimant.resources)]
         chosen = (having or fitting or able or sorted(nodes))[0]
-        await self._core.change_node(chosen, origin, lambda node: node_rules.decide_replica(node, chosen, claimant))
+        changed = await self._core.change_node(
+            chosen, origin, lambda node: node_rules.decide_replica(node, chosen, claimant)
+        )
+        said = await self._core.writer.answered(NODE_PROJECT, origin.request_id) if changed.facts else None
+        if said is not None and getattr(said.answer, "node", "") != chosen:
+            # another replica handled the same request, and its answer was the first
+            await self._core.release(chosen, [claimant.holder])
 
     async def replica_ended(self, stream: StreamId, origin: Origin, fact: ReplicaEnded) -> None:
         """Free what a revision's replicas had: their workers are proven ended."""
-        prefix = f"{stream}#{fact.revision}."
-        for name, node in list(self._core.board.nodes.items()):
-            gone = [held for held in node.held if held.startswith(prefix)]
-            if gone:
-                await self._core.change_node(name, origin, lambda state: node_rules.decide_release(state, gone))  # noqa: B023 - awaited within the round
+        revision = f"{stream}#{fact.revision}"
+        for name in list(self._core.board.nodes):
+            await self._core.change_node(
+                name, origin, lambda node: node_rules.decide_ended(node, revision, fact.replica)
+            )
 
 
 def replica_holder(stream: StreamId, revision: int, replica: int) -> str:

@@ -14,7 +14,7 @@ from cloche_shared.errors import Unavailable
 from cloche_shared.journal.answers import answer_document
 from cloche_shared.journal.commit import SEQUENCE_DIGITS, StreamId, events_of, written
 from cloche_shared.ports.bus import Bus
-from cloche_shared.ports.journal import Document, Journal, OutcomeUnknownError
+from cloche_shared.ports.journal import Document, Journal, OutcomeUnknownError, Verdict
 
 SEND_DEADLINE = 10.0
 SWEEP_EVERY = 5.0
@@ -115,8 +115,10 @@ class Relay:
             if answer is None:
                 continue
             if not self._journal.atomic:
-                await self._journal.append_many([answer])
-                self.offer([answer])
+                [verdict] = await self._journal.append_many([answer])
+                if verdict is Verdict.INSERTED:
+                    # one that was there is another's, which may say something else, or is found by the sweep
+                    self.offer([answer])
             self._answered(effect.stream, effect.request_id)
 
     def _remember(self, key: str) -> None:

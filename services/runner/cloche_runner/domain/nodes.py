@@ -27,6 +27,8 @@ from cloche_shared.ports.devices import Offer
 
 NODE_PROJECT = "-"
 """The project of all nodes' streams: no user's project can have this name."""
+REPLICAS = "service/"
+"""How the holders' names of scoring replicas begin."""
 
 
 class Held(BaseModel):
@@ -75,12 +77,13 @@ class Node(BaseModel):
 
 
 def _joined(node: Node, fact: NodeJoined) -> Node:
-    held = {} if node.lost else node.held
-    return Node(joined=True, cpus=fact.cpus, memory=fact.memory, gpus=fact.gpus, address=fact.address, held=held)
+    return Node(joined=True, cpus=fact.cpus, memory=fact.memory, gpus=fact.gpus, address=fact.address, held=node.held)
 
 
 def _lost(node: Node, _: NodeLost) -> Node:
-    return node.model_copy(update={"lost": True, "held": {}})
+    """Free what attempts held: their grants ended before. Scoring workers have none; theirs stays until it is freed."""
+    held = {name: held for name, held in node.held.items() if name.startswith(REPLICAS)}
+    return node.model_copy(update={"lost": True, "held": held})
 
 
 def _allocated(node: Node, fact: ResourcesAllocated) -> Node:
@@ -165,7 +168,7 @@ def decide_join(node: Node, offer: Offer, address: str) -> Decision:
 
 
 def decide_lost(node: Node) -> Decision:
-    """Declare the node lost: whatever it held is free, since its supervisors ended it."""
+    """Declare the node lost: what its attempts held is free, since their supervisors ended them."""
     return Decision([NodeLost()]) if node.is_here else Decision()
 
 
@@ -206,6 +209,18 @@ def decide_release(node: Node, holders: Sequence[str]) -> Decision:
     return Decision([ResourcesReleased(holder=name) for name in dict.fromkeys(holders) if name in node.held])
 
 
+def former_place(node: Node, holder: str) -> str:
+    """Return the holder of an earlier place of the same revision here, whose workers may still live; or nothing."""
+    revision = holder.rpartition(".")[0]
+    return next((name for name in node.held if name != holder and name.rpartition(".")[0] == revision), "")
+
+
+def decide_ended(node: Node, revision: str, replica: int | None) -> Decision:
+    """Free what a revision (`service/default/iris#2`) has in one of its places, or in all."""
+    ended = [name for name in node.held if name.rpartition(".")[0] == revision]
+    return decide_release(node, [name for name in ended if replica is None or name == f"{revision}.{replica}"])
+
+
 def decide_replica(node: Node, name: str, claimant: Claimant) -> Decision:
     """Answer a scoring replica's request from the node named `name`."""
     held = node.held.get(claimant.holder)
@@ -213,6 +228,12 @@ def decide_replica(node: Node, name: str, claimant: Claimant) -> Decision:
         return Decision(answer=ReplicaAllocated(node=name, holder=claimant.holder, gpus=held.gpus))
     if claimant.within is not None and not claimant.could_live_on(node):
         return Decision(answer=ReplicaRefused(problem=no_room([node], claimant.within)))
+    former = former_place(node, claimant.holder)
+    if former and node.is_here:
+        mine = node.held[former]
+        moved = ResourcesAllocated(holder=claimant.holder, resources=claimant.resources, gpus=mine.gpus)
+        answer = ReplicaAllocated(node=name, holder=claimant.holder, gpus=mine.gpus)
+        return Decision([ResourcesReleased(holder=former), moved], answer=answer)
     fact = allocate(node, claimant)
     if fact is None:
         return Decision(answer=ReplicaRefused(problem=no_room([node], claimant.resources)))

@@ -36,7 +36,7 @@ class ServicePreparing(Fact):
 
 
 class ReplicaRequested(Fact):
-    """The revision needs a place: a node, and GPUs there; the runner decides.
+    """The revision needs a place: a node, and GPUs there; the runner decides. `replica` counts its places.
 
     `resources` are allocated; `within` is what the node must have in all, shared with others.
     """
@@ -63,9 +63,10 @@ class ReplicaLost(Fact):
 
 
 class ReplicaEnded(Fact):
-    """No worker of the revision lives any more; what the runner gave it is free."""
+    """No worker of the revision lives any more in its place `replica` (null: in any); what it held there is free."""
 
     revision: int
+    replica: int | None = None
 
 
 class RevisionProvided(Fact):
