@@ -187,6 +187,11 @@ class MemoryStage:
             raise Failed("disk_full", "The node has no room for the environment.")
         return _Workers(self, place, revision.gpus)
 
+    async def end(self, service: StreamId, incarnation: int, revision: int) -> None:
+        await asyncio.sleep(0)
+        for worker in self.workshop.living((service, incarnation, revision)):
+            worker.die()
+
     async def sweep(self, keep: set[Place]) -> None:
         await asyncio.sleep(0)
         for place, workers in self.workshop.workers.items():

@@ -27,6 +27,7 @@ FOUND = (
     *(104, 476),  # a deployer that heard no answer left its revision as it was
     248,  # a node whose first clean-up met a store that did not answer never cleaned up again
     *(454, 10221, 10432, 11132),  # a claim that came second freed what the first one's process used
+    30047,  # workers that a former deployer left were adopted by nobody, and lived on
     2046,  # two replicas answered one question, and the relay sent both answers
     496,  # an effect was settled without its answer, so a repeated request acted twice
 )

@@ -169,6 +169,9 @@ class World:
         found = self.revisions[revision.number] = Revisions(self, revision.number)
         return found
 
+    async def end(self, service: StreamId, incarnation: int, revision: int) -> None:
+        """Nothing is left by a former owner."""
+
     async def sweep(self, keep: set[tuple[StreamId, int, int]]) -> None:
         """Nothing was left."""
 

@@ -94,6 +94,8 @@ class Driver:
         self._background: set[asyncio.Task[None]] = set()
         self._draining: set[WorkerPool] = set()
         self._closing = False
+        self._kept: set[tuple[StreamId, int, int]] = set()
+        """Revisions whose workers a former owner left, until they are served or ended."""
 
     def wake(self, stream: StreamId) -> None:
         """Look at a service again, soon."""
@@ -113,6 +115,7 @@ class Driver:
             keep |= {(stream, state.incarnation, number) for number in self._wanted(state)}
         if self._stage is not None:
             await self._stage.sweep(keep)
+            self._kept = keep
         for stream in streams:
             self.wake(stream)
 
@@ -226,11 +229,14 @@ class Driver:
 
     def _reconcile(self, stream: StreamId, state: ServiceState, tended: _Tended) -> None:
         numbers = {(state.incarnation, number) for number in self._wanted(state)}
-        for key, serving in list(tended.servings.items()):
-            if key not in numbers:
-                del tended.servings[key]
-                tended.retiring.add(serving.revision)
-                self._spawn(self._retire(tended, serving), f"retire-{stream}-{serving.revision}")
+        gone = [tended.servings.pop(key) for key in list(tended.servings) if key not in numbers]
+        left = {(incarnation, number) for service, incarnation, number in self._kept if service == stream}
+        self._kept -= {(stream, *key) for key in left}
+        # wanted when this process began, and not any more: nobody else ends what it left alone then
+        gone += [Serving(number, incarnation) for incarnation, number in left - numbers]
+        for serving in gone:
+            tended.retiring.add(serving.revision)
+            self._spawn(self._retire(stream, tended, serving), f"retire-{stream}-{serving.revision}")
         for key in numbers:
             if key not in tended.servings:
                 serving = tended.servings[key] = Serving(key[1], key[0])
@@ -334,11 +340,13 @@ class Driver:
         await self._streams.change(stream, origin, lambda state: decide_failed(state, revision.number, problem))
         self.wake(stream)
 
-    async def _retire(self, tended: _Tended, serving: Serving) -> None:
+    async def _retire(self, stream: StreamId, tended: _Tended, serving: Serving) -> None:
         if serving.task is not None and not serving.task.done():
             serving.task.cancel()
             await asyncio.gather(serving.task, return_exceptions=True)
         await self._end(serving, drain=self._drain_of(serving))
+        if self._stage is not None:
+            await self._stage.end(stream, serving.incarnation, serving.revision)
         await self._keep_log(tended, serving)
         if serving.workers is not None:
             await serving.workers.clear()

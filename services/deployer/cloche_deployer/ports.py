@@ -33,5 +33,8 @@ class Stage(Protocol):
     async def prepare(self, service: StreamId, incarnation: int, revision: Revision) -> RevisionWorkers:
         """Make prefix, code and models of a revision ready; raises `Failed` or `Unavailable`."""
 
+    async def end(self, service: StreamId, incarnation: int, revision: int) -> None:
+        """End workers of a revision that a former owner left and that nobody adopted."""
+
     async def sweep(self, keep: set[tuple[StreamId, int, int]]) -> None:
         """End workers that a former owner left and that belong to no (service, incarnation, revision) of `keep`."""

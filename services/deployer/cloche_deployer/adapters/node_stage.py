@@ -67,6 +67,15 @@ class NodeStage:
                 await process.wait()
                 await self._parts.executor.forget(process.id)
 
+    async def end(self, service: StreamId, incarnation: int, revision: int) -> None:
+        name = prefix_of(service, incarnation, revision)
+        gone = [process for process in self._left if process.id.startswith(name)]
+        self._left = [process for process in self._left if process not in gone]
+        for process in gone:
+            await process.cancel(grace=0.0)
+            await process.wait()
+            await self._parts.executor.forget(process.id)
+
     async def prepare(self, service: StreamId, incarnation: int, revision: Revision) -> "NodeWorkers":
         parts = self._parts
         space = parts.blobs.space("builder", revision.scope)
