@@ -32,6 +32,7 @@ import cloche_runtime
 from cloche import __version__
 from cloche._config import LOG
 from cloche._home import made
+from cloche._room import telling_what_is_full
 from cloche_builder.settings import BuilderSettings
 from cloche_deployer.adapters.node_stage import BASE_ENV, NodeParts, NodeStage
 from cloche_deployer.settings import DeployerSettings
@@ -39,6 +40,7 @@ from cloche_registry.settings import RegistrySettings
 from cloche_runner.settings import RunnerSettings
 from cloche_shared.access import AccessTable, issue_key
 from cloche_shared.adapters.devices import NvmlDevices
+from cloche_shared.adapters.disk_reserve import DiskReserve, keep
 from cloche_shared.adapters.file_blobs import FileBlobStore
 from cloche_shared.adapters.folder_lock import FolderLock
 from cloche_shared.adapters.garbage import look_again, short_pauses
@@ -211,11 +213,12 @@ def _sockets(home: Path) -> Iterator[Path]:
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """The composition: services by name, the app, and what ends runs."""
+    """The composition: services by name, the app, what ends runs, and the room that is kept."""
 
     services: tuple[Service, ...]
     app: App
     runner: runner.Runner
+    reserve: DiskReserve
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +234,7 @@ class Machine:
     sockets: Path
     clock: SystemClock
     random: SystemRandom
+    reserve: DiskReserve
 
     def platform(self, service: str, access: AccessTable, installation: str) -> Platform:
         """Return what a service is built from."""
@@ -247,12 +251,15 @@ class Machine:
             installation=installation,
             exclusive=True,
             relays=False,
+            reserve=self.reserve,
         )
 
 
 @asynccontextmanager
 async def _machine(home: Path, delay: float) -> AsyncIterator[Machine]:
     """Open what this machine offers, in the data folder; close it in the opposite order."""
+    reserve = DiskReserve(home / "reserve")
+    reserve.make_room()
     node, uv = home / "node", home / "builder" / "uv"
     node.mkdir(exist_ok=True)
     uv.mkdir(parents=True, exist_ok=True)
@@ -266,7 +273,8 @@ async def _machine(home: Path, delay: float) -> AsyncIterator[Machine]:
             stack.push_async_callback(part.close)
         sockets = stack.enter_context(_sockets(home))
         blobs = FileBlobStore(home / "blobs")
-        yield Machine(store, http, blobs, interpreters, files, executor, sockets, SystemClock(), SystemRandom())
+        clock, random = SystemClock(), SystemRandom()
+        yield Machine(store, http, blobs, interpreters, files, executor, sockets, clock, random, reserve)
 
 
 @asynccontextmanager
@@ -293,7 +301,7 @@ async def _compose(home: Path, found: Settings, log: Log, base_url: Callable[[],
         extras = deployer.Extras(stage, identity.pepper, base_url, code_version=__version__, node=node_id)
         deployer_service = deployer.build(platform_of("deployer"), found.deployer, extras)
         services: tuple[Service, ...] = (registry_service, builder_service, runner_service, deployer_service)
-        yield Embedded(services, _app(services, found, access, log, identity), runner_service)
+        yield Embedded(services, _app(services, found, access, log, identity), runner_service, machine.reserve)
 
 
 def _stage(machine: Machine, found: DeployerSettings) -> NodeStage:
@@ -378,6 +386,7 @@ async def _serve(options: Options, ready: Callable[[Started], None], say: Callab
             servers: list[Server] = []
             life.at_end("http", lambda: _drain(servers), deadline_s=found.http.drain_s + 2)
             life.spawn("garbage", look_again())
+            life.spawn("reserve", keep(embedded.reserve))
             for service in embedded.services:
                 await service.start(life)
             server = await life.enter(serve_app(embedded.app, found.http, listener))
@@ -446,8 +455,9 @@ def serve(options: Options, ready: Callable[[Started], None], say: Callable[[str
     Raises `Conflict` (`already_running`, `port_in_use`, `data_too_new`), `Invalid` and `Unavailable`.
     """
     os.umask(0o077)
-    with short_pauses():
-        run(_serve(replace(options, home=made(options.home).resolve()), ready, say))
+    home = made(options.home).resolve()
+    with short_pauses(), telling_what_is_full(home):
+        run(_serve(replace(options, home=home), ready, say))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -101,3 +101,8 @@ class Failed(ClocheError):
 
 class Internal(ClocheError):
     """A defect of ours."""
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Tell whether something failed for want of room, and may go well once there is some."""
+    return isinstance(error, Unavailable) and error.code == "disk_full"

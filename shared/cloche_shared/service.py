@@ -15,6 +15,7 @@ from cloche_shared.ports.blobs import BlobStore
 from cloche_shared.ports.bus import Bus
 from cloche_shared.ports.journal import Journal, Leases
 from cloche_shared.ports.platform import Clock, Http, Random
+from cloche_shared.ports.reserve import NoReserve, Reserve
 from cloche_shared.ports.views import Views
 
 
@@ -23,7 +24,7 @@ class Platform:
     """The ports that every service is built from; `journal`, `views` and `leases` are its own.
 
     `exclusive` promises that no other process writes to this journal. `installation` names this
-    installation in positions and labels.
+    installation in positions and labels. `reserve` is the room that is kept for records of how things ended.
     """
 
     journal: Journal
@@ -38,6 +39,7 @@ class Platform:
     installation: str
     exclusive: bool = False
     relays: bool = True
+    reserve: Reserve = field(default_factory=NoReserve)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ _BEFORE_BUILD: Final = "NotStarted"
 _PREPARING: Final = "Preparing"
 _OUT_OF_TIME: Final = "deadline_exceeded"
 _LOOK_SECONDS: Final = 2.0
+_NO_ROOM: Final = "room"
 _LONG_STORING: Final = 1.0
 """Seconds from which on the storing of outputs is told apart."""
 
@@ -85,15 +86,21 @@ def to_the_end(output: Output, client: "Client", run: Run) -> Run:
 
 @contextmanager
 def _telling_when_it_only_stores(output: Output, client: "Client", run_id: str) -> Iterator[None]:
-    """Say once, beside the log, that the script has ended and what it left is being stored."""
+    """Say beside the log, each once, that what the script left is being stored, and that there is no room."""
     over = threading.Event()
 
     def look() -> None:
+        told: set[str] = set()
         while not over.wait(_LOOK_SECONDS):
             with suppress(ClocheError):
-                if client.runs.get(run_id).status == "Finalizing":
+                found = client.runs.why(run_id)
+                if found["status"] == "Finalizing" and "storing" not in told:
+                    told.add("storing")
                     output.note(f"the script of run {run_id} has ended; its outputs and log are being stored …")
-                    return
+                about = f"{found['waits_for']} {found['status']}"
+                if found["waits_for"] == _NO_ROOM and about not in told:
+                    told.add(about)
+                    output.note(str(found["reason"]))
 
     watcher = threading.Thread(target=look, name="finalizing", daemon=True)
     watcher.start()

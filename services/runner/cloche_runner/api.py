@@ -157,7 +157,8 @@ def _add_views(routes: APIRouter, api: _Api) -> None:
     async def why(caller: Read, run_id: RunId) -> Response:
         """Tell what a run waits for."""
         present = await api.reading.run(caller.project, run_id)
-        return Reply(explain(StreamId("run", caller.project, run_id), present.state, api.scheduling))
+        stream = StreamId("run", caller.project, run_id)
+        return Reply(explain(stream, present.state, api.scheduling, api.reading.room(stream)))
 
 
 def _add_results(routes: APIRouter, api: _Api) -> None:

@@ -5,7 +5,7 @@ whatever the run's stream does not say yet.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,21 +22,17 @@ from cloche_runner.metering import Meter
 from cloche_runner.permit import Permit
 from cloche_runner.ports import AttemptFiles
 from cloche_runner.prefixes import Prefixes
-from cloche_runner.spooled import log_bytes, log_tail
-from cloche_shared.bus.dispatch import TRANSIENT
-from cloche_shared.contracts.files import FileEntry, Manifest
+from cloche_runner.spooled import log_tail
+from cloche_runner.storing import Storing, not_collected, problem_of
 from cloche_shared.contracts.references import Problem
 from cloche_shared.contracts.runs import RUNS_OWN, Ended, RunSpec
 from cloche_shared.errors import ClocheError, Unavailable
 from cloche_shared.journal.commit import StreamId
 from cloche_shared.journal.streams import Changed, Decision
-from cloche_shared.notes import notes_of
 from cloche_shared.ports.executor import Executor, Exit, Limits, Process, ProcessSpec
 from cloche_shared.ports.journal import OutcomeUnknownError
-from cloche_shared.ports.node_files import Budget, NodeFiles, PartlyCollectedError
-from cloche_shared.store.hashing import manifest_bytes
+from cloche_shared.ports.node_files import NodeFiles
 
-_log = notes_of(__name__)
 OWNER = "runner"
 LONGEST_BACKOFF = 60.0
 BRIEF_S = 0.02
@@ -97,8 +93,7 @@ class Attempt:
         self._begun_at = ""
         """When the user's code began, as long as the stream does not say it."""
         self._origin = service_origin(stream.id)
-        self._left_out: tuple[str, ...] = ()
-        """What of the outputs was not kept, in clauses."""
+        self.storing = Storing(core, parts.files, parts.attempts, stream.project, self.id)
         self._over: tuple[Verdict, Ended] | None = None
         """What the end of the user's code means, once it ended for a reason of its own."""
         if process is not None:
@@ -119,18 +114,18 @@ class Attempt:
         except CanceledError:
             await self._abandon(None)
         except (Unavailable, OutcomeUnknownError) as error:
-            await self._lose(_problem_of(error), None)
+            await self._lose(problem_of(error), None)
         except ClocheError as error:
             if error.code in NODES_FAULTS:
-                await self._lose(_problem_of(error), None)
+                await self._lose(problem_of(error), None)
             else:
-                await self._abandon(_problem_of(error))
+                await self._abandon(problem_of(error))
         else:
             ended = await self._watch(process)
             await self._finish(process, ended)
 
     async def _change(self, decide: Callable[[Run], Decision]) -> Changed[Run]:
-        return await self._core.change_run(self.stream, self._origin, decide)
+        return await self._core.surely(lambda: self._core.change_run(self.stream, self._origin, decide))
 
     async def _run(self) -> Run:
         present = await self._core.runs.get(self.stream)
@@ -285,25 +280,28 @@ class Attempt:
         if verdict.kind == "infrastructure" and verdict.problem is not None:
             await self._tell_begun()
             mark = f"cloche: attempt {self.number} was lost: {ended.detail or ended.ending}"
-            await self._lose(verdict.problem, await self._with_log(process, ended, mark))
+            await self._lose(verdict.problem, await self.storing.log(process, ended, mark))
             return
         self._over = (verdict, ended)
         try:
             outputs, fault, shipped = await self._store(process, ended)
-        except Exception:
+        except Exception as error:
+            self.storing.failed(error)
             # it is tried again, maybe for long: whoever comes after this process must know that the code has ended
             await self._tell_ended(ended)
             raise
+        fault = self.storing.no_room() or fault
         await self._conclude(without_outputs(verdict, fault) if fault else verdict, ended, shipped, outputs)
 
     async def _store(self, process: Process, ended: Ended) -> tuple[str, Problem | None, Ended]:
         """Store what the attempt left, and free what it held."""
         stored = asyncio.Event()
+        self.storing.begin()
         async with _together() as group:
             group.create_task(self._say_finalizing(ended, stored))
-            collected = group.create_task(self._collect())
-            shipped = group.create_task(self._with_log(process, ended, await self._mark()))
-            rest = [group.create_task(self._meter.drain()), group.create_task(self._release())]
+            collected = group.create_task(self.storing.outputs())
+            shipped = group.create_task(self.storing.log(process, ended, await self._mark()))
+            rest = [group.create_task(self.storing.metrics(self._meter.drain)), group.create_task(self._release())]
             await asyncio.wait([collected, shipped, *rest])
             stored.set()
         return *collected.result(), shipped.result()
@@ -327,8 +325,13 @@ class Attempt:
     async def _finish_alone(self, ended: Ended) -> None:
         """End a run whose code ended before, but whose log is gone from this node with its process."""
         await self._release()
-        outputs, fault = await self._collect()
-        fault = fault or _not_collected("The log of its process is gone from this node.")
+        self.storing.begin()
+        try:
+            outputs, fault = await self.storing.outputs()
+        except Exception as error:
+            self.storing.failed(error)
+            raise
+        fault = self.storing.no_room() or fault or not_collected("The log of its process is gone from this node.")
         await self._conclude(without_outputs(judge(ended, self._spec), fault), ended, ended, outputs)
 
     async def _conclude(self, verdict: Verdict, ended: Ended, shipped: Ended, outputs: str | None) -> None:
@@ -337,7 +340,7 @@ class Attempt:
             # another attempt may follow, and its fence counts documents
             await self._tell_ended(ended)
         at = self._core.writer.now()
-        told = replace(verdict, left_out=self._left_out, stored_at=at)
+        told = replace(verdict, left_out=self.storing.left_out(), stored_at=at)
 
         def conclude(run: Run) -> Decision:
             end = ended_at(run.started_at, ended, at)
@@ -353,30 +356,6 @@ class Attempt:
         run = await self._run()
         again = run.failures < self._spec.retries and not run.canceling
         return f"cloche: attempt {self.number} failed; another one follows" if again else ""
-
-    async def _with_log(self, process: Process, ended: Ended, mark: str = "") -> Ended:
-        """Ship the log, if there is one, with a line of ours at its end."""
-        if not ended.log_bytes:
-            return ended
-        blob = await self._blobs.put(log_bytes(process, mark))
-        return ended.model_copy(update={"log": blob.digest, "log_bytes": blob.size})
-
-    async def _collect(self) -> tuple[str, Problem | None]:
-        """Store what the attempt left; return the digest of its manifest, and what could not be stored.
-
-        Uploads win over files of their name. Raises one of `TRANSIENT` when the store does not answer.
-        """
-        budget = Budget(self._core.settings.outputs_bytes)
-        (left, fault), (uploaded, other) = await asyncio.gather(
-            _kept(lambda: self._left(budget)), _kept(lambda: self._parts.attempts.uploads(self.id, self._blobs, budget))
-        )
-        self._left_out = budget.told()
-        entries: dict[str, FileEntry] = {entry.path: entry for entry in (*left, *uploaded)}
-        manifest = Manifest(files=tuple(entries[path] for path in sorted(entries)))
-        return (await self._blobs.put_bytes(manifest_bytes(manifest))).digest, fault or other
-
-    async def _left(self, budget: Budget) -> Iterable[FileEntry]:
-        return (await self._parts.files.collect(self.id, RUNS_OWN, self._blobs, budget)).files
 
     async def _lose(self, problem: Problem, ended: Ended | None) -> None:
         core = self._core
@@ -411,7 +390,7 @@ class Attempt:
         if self._over is not None:
             verdict, ended = self._over
             await self._release()
-            await self._conclude(without_outputs(verdict, _not_collected(type(error).__name__)), ended, ended, None)
+            await self._conclude(without_outputs(verdict, not_collected(type(error).__name__)), ended, ended, None)
         else:
             message = f"The attempt could not be driven: {type(error).__name__}."
             await self._lose(Problem(code="internal", message=message, todo="Read the runner's log."), None)
@@ -440,34 +419,10 @@ async def _together() -> AsyncIterator[asyncio.TaskGroup]:
         raise errors.exceptions[0] from None
 
 
-def _not_collected(why: str) -> Problem:
-    return _problem_of(PartlyCollectedError([why.rstrip(".")], ()))
-
-
-async def _kept(work: Callable[[], Awaitable[Iterable[FileEntry]]]) -> tuple[Iterable[FileEntry], Problem | None]:
-    """Return what was collected, and what was not; only a store that does not answer is raised."""
-    try:
-        return await work(), None
-    except TRANSIENT:
-        raise
-    except PartlyCollectedError as error:
-        return error.kept, _problem_of(error)
-    except Exception as error:  # noqa: BLE001 - code that ended must not run again for a defect of ours
-        _log.exception("outputs_not_collected")
-        return (), _not_collected(error.what if isinstance(error, ClocheError) else type(error).__name__)
-
-
 def _spec_of(run: Run) -> RunSpec:
     if run.spec is None:
         raise ValueError("a run that was claimed was submitted")
     return run.spec
-
-
-def _problem_of(error: Exception) -> Problem:
-    if isinstance(error, ClocheError):
-        message = " ".join(part for part in (error.what, error.why) if part)
-        return Problem(code=error.code, message=message, todo=error.todo, extra=dict(error.extra))
-    return Problem(code="store_unavailable", message="The store did not answer while the attempt was prepared.")
 
 
 def ended_of(ending: Exit) -> Ended:

@@ -4,9 +4,10 @@ import difflib
 import hashlib
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from typing import TypeVar
 
 from pydantic import ValidationError
 
@@ -21,16 +22,18 @@ from cloche_shared.contracts.facts import ImageProvided, ReferencesResolved, Rep
 from cloche_shared.contracts.files import Manifest
 from cloche_shared.contracts.references import Problem, References
 from cloche_shared.contracts.runs import RunSpec
-from cloche_shared.errors import Invalid, NotFound, TooLarge, Unavailable, Violation
+from cloche_shared.errors import Invalid, NotFound, TooLarge, Unavailable, Violation, is_disk_full
 from cloche_shared.journal.commit import Actor, Origin, StreamId
 from cloche_shared.journal.streams import Changed, Decision, Kind, Streams
 from cloche_shared.journal.writer import Writer
 from cloche_shared.ports.blobs import Blobs, BlobStore
 from cloche_shared.ports.platform import Clock, Random
+from cloche_shared.ports.reserve import NoReserve, Reserve
 from cloche_shared.store.paths import check_manifest, check_path, check_sizes
 from cloche_shared.store.variables import check_variables
 
 SERVICE = "runner"
+T = TypeVar("T")
 KNOWN_SNAPSHOTS = 256
 KNOWN_MANIFESTS, SMALL_MANIFEST = 256, 1_000
 """Manifests that are kept in memory, and the files of the largest of them."""
@@ -65,6 +68,7 @@ class Core:
     random: Random
     settings: RunnerSettings
     board_is_truth: bool = False
+    reserve: Reserve = field(default_factory=NoReserve)
     manifests: OrderedDict[tuple[str, str], Manifest] = field(default_factory=OrderedDict)
 
     def space(self, project: str) -> Blobs:
@@ -96,6 +100,21 @@ class Core:
         self.board.saw_run(stream, changed.state, changed.seq)
         return changed
 
+    async def surely(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Record what must not wait for room on a full disk, in the room that is kept for that. Raises as `work`."""
+        gave_up = False
+        try:
+            while True:
+                try:
+                    return await work()
+                except Unavailable as error:
+                    if not is_disk_full(error) or not self.reserve.give_up():
+                        raise
+                    gave_up = True
+        finally:
+            if gave_up:
+                self.reserve.take_back()
+
     async def change_node(self, name: str, origin: Origin, decide: Callable[[Node], Decision]) -> Changed[Node]:
         """Change a node and put it on the board."""
         stream = self.nodes.id(NODE_PROJECT, name)
@@ -114,7 +133,9 @@ class Core:
 
     async def release(self, node: str, holders: Sequence[str]) -> None:
         """Free what these holders have on a node; they are proven to have ended."""
-        await self.change_node(node, service_origin(), lambda state: node_rules.decide_release(state, holders))
+        await self.surely(
+            lambda: self.change_node(node, service_origin(), lambda state: node_rules.decide_release(state, holders))
+        )
 
 
 def _rfc3339(moment: datetime) -> str:
@@ -205,7 +226,10 @@ class Commands:
             decision = decisions.decide_cancel(run, at)
             return Decision(decision.facts, json={"id": run_id})
 
-        return await core.change_run(stream, submission.origin, decide, fingerprint=submission.fingerprint)
+        # whoever ends a run frees what it fills
+        return await core.surely(
+            lambda: core.change_run(stream, submission.origin, decide, fingerprint=submission.fingerprint)
+        )
 
 
 def _check_arguments(arguments: Sequence[str]) -> None:

@@ -50,6 +50,25 @@ class Reading:
         """Return the nodes as last seen."""
         return dict(self._core.board.nodes)
 
+    def room(self, stream: StreamId) -> str:
+        """Return what a full disk means for a run that is driven here; empty when there is room."""
+        attempt = self._here(stream)
+        if attempt is None:
+            return ""
+        left = attempt.storing.waits()
+        if left is not None:
+            return (
+                "The disk is full, so what the run left cannot be stored. It is tried again; unless there is room"
+                f" within {left:.0f} s, the run fails with what could be kept. Free some space on the disk that holds"
+                " the data folder."
+            )
+        if self._core.reserve.is_needed():
+            return (
+                "The disk is full: what the run writes and logs may be lost. Free some space on the disk that holds"
+                " the data folder, or cancel the run."
+            )
+        return ""
+
     def space(self, project: str) -> Blobs:
         """Return the runner's blobs of a project."""
         return self._core.space(project)

@@ -36,7 +36,7 @@ class WhyView(BaseModel):
 
     id: str
     status: RunStatus
-    waits_for: Literal["references", "environment", "resources", "node", "nothing"]
+    waits_for: Literal["references", "environment", "resources", "node", "room", "nothing"]
     reason: str
 
 

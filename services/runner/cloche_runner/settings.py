@@ -23,6 +23,8 @@ class RunnerSettings(Section):
     `measure_bytes`: how much of it is kept for one attempt.
     `log_bytes`: how much of an attempt's log is kept.
     `outputs_bytes`: how much of what a run leaves is kept; files that do not fit are left out, and the run says so.
+    `room_wait`: how long it is tried to store what a run leaves while the disk is full; then the run fails with what
+    could be kept, and its working folder is removed.
     `sweep_every`: the pause of the safety net that looks for work without being woken.
     `sweep_lists`: the pause between two passes that write all lists again; 0: none. The first one comes
     after `sweep_every`: a start knows the active runs from the lists.
@@ -44,5 +46,6 @@ class RunnerSettings(Section):
     measure_bytes: int = Field(default=16 * 1024 * 1024, ge=0)
     log_bytes: int = Field(default=1024 * 1024 * 1024, ge=0)
     outputs_bytes: int = Field(default=50 * 1024**3, ge=0)
+    room_wait: float = Field(default=60.0, ge=0)
     sweep_every: float = Field(default=30.0, gt=0)
     sweep_lists: float = Field(default=3600.0, ge=0)

@@ -19,10 +19,18 @@ async def log_tail(process: Process, size: int) -> str:
     return "\n".join(lines[-TAIL_LINES:])
 
 
-async def log_bytes(process: Process, mark: str = "") -> AsyncIterator[bytes]:
+async def log_end(process: Process, first: int, mark: str = "") -> AsyncIterator[bytes]:
+    """Yield an ended process's log from byte `first` on, after a line of ours that says what is missing."""
+    if first:
+        yield f"[cloche: the first {first} bytes of this log were not kept, the disk was full]\n".encode()
+    async for data in log_bytes(process, mark, first=first):
+        yield data
+
+
+async def log_bytes(process: Process, mark: str = "", *, first: int = 0) -> AsyncIterator[bytes]:
     """Yield an ended process's log, with a line of ours at its end where there is a `mark`."""
     last = b"\n"
-    async for chunk in process.log(0, follow=False):
+    async for chunk in process.log(first, follow=False):
         yield chunk.data
         last = chunk.data[-1:] or last
     if mark:

@@ -6,8 +6,10 @@ from cloche_runner.schemas import WhyView
 from cloche_shared.journal.commit import StreamId
 
 
-def why(stream: StreamId, run: Run, scheduling: Scheduling) -> WhyView:
-    """Return what a run waits for, as a sentence."""
+def why(stream: StreamId, run: Run, scheduling: Scheduling, room: str = "") -> WhyView:
+    """Return what a run waits for, as a sentence; `room` says what the full disk of its node means for it."""
+    if room:
+        return _view(stream, run, "room", room)
     if run.phase == "submitted":
         return _view(stream, run, "references", "The run waits until its environment and models are looked up.")
     if run.phase == "preparing":

@@ -97,6 +97,7 @@ class Runner:
             random=platform.random,
             settings=settings,
             board_is_truth=platform.exclusive,
+            reserve=platform.reserve,
         )
         self.commands = Commands(core)
         self.scheduling = Scheduling(core)

@@ -1,5 +1,6 @@
 """A lock on a folder: it proves that its former holder is dead, whatever state it left."""
 
+import contextlib
 import fcntl
 import os
 from pathlib import Path
@@ -31,8 +32,9 @@ class FolderLock:
                 todo="`cloche status` shows it, `cloche down` stops it; or use another folder with --home.",
                 extra={"pid": int(holder) if holder.isdigit() else None},
             ) from error
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, str(os.getpid()).encode())
+        pid = str(os.getpid()).encode()
+        with contextlib.suppress(OSError):  # on a full disk the lock holds all the same
+            os.ftruncate(descriptor, os.pwrite(descriptor, pid, 0))
         self._descriptor = descriptor
         return self
 

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from cloche_shared.contracts.definition import Lock
 from cloche_shared.contracts.files import FileEntry, Manifest
-from cloche_shared.errors import Failed
+from cloche_shared.errors import Failed, is_disk_full
 from cloche_shared.ports.blobs import Blobs
 
 SHOWN_FAULTS = 3
@@ -49,17 +49,21 @@ class PartlyCollectedError(Failed):
             todo = "Leave less below outputs/, or raise the setting runner.outputs_bytes."
             super().__init__("outputs_too_large", what, why=why, todo=todo, extra={"limit": limit})
         self.kept = tuple(kept)
+        self.faults = tuple(faults)
 
 
 class Budget:
     """How many bytes may still be collected. A file that does not fit is left out; smaller ones may fit.
 
     What nobody collects, such as a pipe, is no fault: `told` names it, so that it is not missed in silence.
+    With `last` nothing is tried again: what a full disk has no room for is left out too, and `no_room` says so.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, *, last: bool = False) -> None:
         self.limit = limit
+        self.last = last
         self.over = False
+        self.no_room = False
         self._named: list[str] = []
         self._left = limit
         self._unnamed = 0
@@ -71,6 +75,12 @@ class Budget:
             return False
         self._left -= size
         return True
+
+    def forgive(self, error: BaseException) -> bool:
+        """Whether a file is left out over this error, which would else be raised."""
+        forgiven = self.last and is_disk_full(error)
+        self.no_room = self.no_room or forgiven
+        return forgiven
 
     def leave(self, path: str, why: str) -> None:
         """Name what is not collected; beyond some they are counted."""

@@ -12,8 +12,8 @@ from cloche_shared.adapters.local_node_files.collecting import shown
 from cloche_shared.adapters.local_node_files.folders import Folders
 from cloche_shared.adapters.sharing import PRIVATE, Sharing
 from cloche_shared.contracts.files import FileEntry
-from cloche_shared.errors import Internal
-from cloche_shared.ports.blobs import Blobs
+from cloche_shared.errors import Internal, Unavailable
+from cloche_shared.ports.blobs import Blob, Blobs
 from cloche_shared.ports.node_files import Budget, PartlyCollectedError
 from cloche_shared.store.paths import path_fault
 
@@ -59,11 +59,9 @@ class LocalAttemptFiles:
                 faults.append(budget.fault(name, size))
                 continue
             try:
-                blob = await blobs.put_file(path)
-            except (TimeoutError, ConnectionError):
-                raise  # the store's, not the file's
-            except OSError as error:
-                faults.append(f"{name}: {error.strerror or type(error).__name__}")
+                blob = await _stored(name, path, size, blobs, budget)
+            except _LeftOutError as error:
+                faults.append(str(error))
             else:
                 entries.append(FileEntry(path=name, digest=blob.digest, size=blob.size, executable=executable))
         if faults:
@@ -88,6 +86,24 @@ class LocalAttemptFiles:
 
     async def present(self) -> list[str]:
         return await asyncio.to_thread(_names, self._root)
+
+
+class _LeftOutError(Exception):
+    """A file is not kept; the clause says why."""
+
+
+async def _stored(name: str, path: Path, size: int, blobs: Blobs, budget: Budget | None) -> Blob:
+    """Store one file. Raises `_LeftOutError`, and what the store raises."""
+    try:
+        return await blobs.put_file(path)
+    except (TimeoutError, ConnectionError):
+        raise  # the store's, not the file's
+    except OSError as error:
+        raise _LeftOutError(f"{name}: {error.strerror or type(error).__name__}") from error
+    except Unavailable as error:
+        if budget is None or not budget.forgive(error):
+            raise
+        raise _LeftOutError(f"{name}: there is no room for its {size:,} bytes") from error
 
 
 def _share(folder: Path, paths: AttemptPaths, sharing: Sharing) -> None:

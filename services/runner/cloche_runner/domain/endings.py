@@ -16,6 +16,7 @@ _NO_SCRIPT = 2
 
 NODES_FAULTS = frozenset({"disk_full", "storage_failed", "store_changed", "worker_lost"})
 """Codes of what keeps a node from preparing an attempt for reasons of its own: another attempt may go well."""
+NO_ROOM = "disk_full"
 _CANNOT_START = "cannot start "
 """How the supervisor's child begins to say that the interpreter cannot be executed."""
 _SCARCE = tuple(
@@ -59,9 +60,15 @@ def judge(ended: Ended, spec: RunSpec, *, log_tail: str = "") -> Verdict:
 def without_outputs(verdict: Verdict, problem: Problem) -> Verdict:
     """Return what an end means when outputs are missing: what else went wrong weighs more.
 
-    The user's code has ended, so it is never run again for that.
+    The user's code has ended, so it is never run again for that. A full disk is told first: the rest may come of it.
     """
-    return replace(verdict, kind="final", problem=problem) if verdict.kind == "completed" else verdict
+    if verdict.kind == "completed":
+        return replace(verdict, kind="final", problem=problem)
+    former = verdict.problem
+    if problem.code != NO_ROOM or former is None:
+        return verdict
+    both = {"message": f"{problem.message} {former.message}", "extra": {**former.extra, **problem.extra}}
+    return replace(verdict, problem=problem.model_copy(update=both))
 
 
 def ended_at(started_at: str, ended: Ended, now: str) -> str:

@@ -57,26 +57,33 @@ async def collect(root: Path, folders: Sequence[str], blobs: Blobs, budget: Budg
     found = await asyncio.to_thread(_look, root, there, faults, budget.leave) if there else []
     entries: list[FileEntry] = []
     for start in range(0, len(found), BATCH):
-        opened = await asyncio.to_thread(_read, root, found[start : start + BATCH])
-        slots = asyncio.Semaphore(AT_ONCE)
+        opened = [one for one in await asyncio.to_thread(_read, root, found[start : start + BATCH]) if one is not None]
+        slots = asyncio.Semaphore(1 if budget.last else AT_ONCE)
+        if budget.last:  # there is little room: most files find some when the smallest are stored first
+            opened.sort(key=lambda one: one.size)
         stored = await asyncio.gather(
-            *(_store(root, one, blobs, budget, slots) for one in opened if one is not None), return_exceptions=True
+            *(_store(root, one, blobs, budget, slots) for one in opened), return_exceptions=True
         )
-        for one, result in zip((one for one in opened if one is not None), stored, strict=True):
-            entries.extend(_taken(one, result, faults))
+        for one, result in zip(opened, stored, strict=True):
+            entries.extend(_taken(one, result, faults, budget))
+    entries.sort(key=lambda entry: entry.path)
     if faults:
         raise PartlyCollectedError(faults, entries, limit=budget.limit if budget.over else None)
     return Manifest(files=tuple(entries))
 
 
-def _taken(opened: _Opened, result: FileEntry | BaseException | None, faults: list[str]) -> list[FileEntry]:
+def _taken(
+    opened: _Opened, result: FileEntry | BaseException | None, faults: list[str], budget: Budget
+) -> list[FileEntry]:
     """Return the entry of a stored file; note why one could not be. What is the store's fault is raised."""
     if isinstance(result, _NoRoomError):
         faults.append(str(result))
     elif isinstance(result, OSError) and not isinstance(result, TimeoutError | ConnectionError):
         faults.append(_fault(opened.found.path, result))
     elif isinstance(result, BaseException):
-        raise result
+        if not budget.forgive(result):
+            raise result
+        faults.append(f"{shown(opened.found.path)}: there is no room for its {opened.size:,} bytes")
     return [result] if isinstance(result, FileEntry) else []
 
 

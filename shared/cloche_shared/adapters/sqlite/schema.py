@@ -12,6 +12,9 @@ CHECKPOINT_PAGES = 8000
 """Pages of the log (32 MB) until a commit moves them into the file. All who wait for that commit wait
 for this too; a registration writes one or two pages, so it meets fewer than one in a hundred. To read a
 whole log again after a crash takes some 30 ms."""
+_NO_ROOM_TO_SHARE = {sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_SHMOPEN}
+"""What SQLite says when the file beside the log, which it shares with other connections, cannot be made or grow:
+nothing of the data was touched then."""
 Connect = Callable[[Path], sqlite3.Connection]
 
 _SERVICE_TABLES = """
@@ -105,9 +108,11 @@ def unavailable(error: Exception) -> Unavailable:
 
 def is_full(error: Exception) -> bool:
     """Tell whether the disk (or a quota) is exhausted."""
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
+    code = getattr(error, "sqlite_errorcode", 0)
+    return code & 0xFF == sqlite3.SQLITE_FULL or code in _NO_ROOM_TO_SHARE
 
 
 def is_broken(error: Exception) -> bool:
     """Tell whether the disk failed, after which nothing that it says about writes can be believed."""
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT}
+    code = getattr(error, "sqlite_errorcode", 0)
+    return code & 0xFF in {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT} and code not in _NO_ROOM_TO_SHARE
