@@ -17,6 +17,7 @@ import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
@@ -25,6 +26,7 @@ from cloche_shared.access import MIN_PEPPER_BYTES, AccessTable
 from cloche_shared.adapters.http_client import HttpClient
 from cloche_shared.adapters.http_server import Server, front_policy, listen, run, serve
 from cloche_shared.adapters.kafka_bus import KafkaBus
+from cloche_shared.adapters.log_sink import LogSink
 from cloche_shared.adapters.mongo import MongoStore
 from cloche_shared.adapters.peer_client import PeerClient
 from cloche_shared.adapters.s3_blobs import S3BlobStore
@@ -371,7 +373,9 @@ def _openapi_file() -> bytes | None:
 
 
 def _log(service: str, scrubber: Scrubber) -> Log:
-    log = Log(service, write=lambda line: os.write(2, line), clock=SystemClock(), scrubber=scrubber)
+    sink = LogSink(partial(os.write, 2))
+    log = Log(service, write=sink, clock=SystemClock(), scrubber=scrubber)
+    sink.tell = lambda lost: log.line("warning", "log_lines_lost", f"{lost} lines could not be written.", count=lost)
     logging.basicConfig(handlers=[StdlibBridge(log)], level=logging.WARNING, force=True)
     return log
 
