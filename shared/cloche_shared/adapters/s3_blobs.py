@@ -28,7 +28,7 @@ from minio.error import MinioException, S3Error
 from urllib3.exceptions import HTTPError
 from urllib3.response import BaseHTTPResponse
 
-from cloche_shared.adapters.upload_stream import UploadStream
+from cloche_shared.adapters.upload_stream import CheckedFile, UploadStream, blob_of
 from cloche_shared.backends import S3Settings
 from cloche_shared.blobs.errors import blob_corrupt, blob_not_found, digest_mismatch, over_limit
 from cloche_shared.errors import ClocheError, Invalid, Unavailable
@@ -195,12 +195,24 @@ class S3Blobs:
         return await self.put(chunks())
 
     async def put_file(self, path: Path, *, digest: str | None = None) -> Blob:
-        async def chunks() -> AsyncIterator[bytes]:
-            with await asyncio.to_thread(path.open, "rb") as file:
-                while data := await asyncio.to_thread(file.read, CHUNK):
-                    yield data
+        """Read the file twice rather than upload it under a name that it only has afterwards."""
+        with await asyncio.to_thread(path.open, "rb") as file, ThreadPoolExecutor(1) as beside:
+            blob = await asyncio.to_thread(blob_of, file)
+            if digest is not None and digest != blob.digest:
+                raise digest_mismatch(digest, blob.digest)
+            if await self.size(blob.digest) is None:
+                await asyncio.to_thread(file.seek, 0)
+                await self._put_checked(CheckedFile(file, blob, beside), blob)
+        return blob
 
-        return await self.put(chunks(), digest=digest)
+    async def _put_checked(self, stream: CheckedFile, blob: Blob) -> None:
+        sending = asyncio.ensure_future(self._send(self._key(blob.digest), stream, blob.size))
+        try:
+            await asyncio.shield(sending)
+        except BaseException:
+            stream.abort()
+            await asyncio.shield(asyncio.gather(sending, return_exceptions=True))
+            raise
 
     async def _put_small(self, data: bytes, digest: str | None) -> Blob:
         found = "sha256:" + hashlib.sha256(data).hexdigest()
@@ -233,7 +245,7 @@ class S3Blobs:
             await self._settle(key, blob.digest)
         return blob
 
-    async def _send(self, key: str, stream: UploadStream) -> None:
+    async def _send(self, key: str, stream: UploadStream | CheckedFile, length: int = -1) -> None:
         """Send the parts; when reading raises, the client aborts the upload and nothing is kept."""
         store = self._store
         await store.call(
@@ -241,7 +253,7 @@ class S3Blobs:
             store.bucket,
             key,
             cast("BinaryIO", stream),
-            -1,
+            length,
             part_size=store.part_bytes,
             num_parallel_uploads=1,
         )

@@ -4,7 +4,8 @@ import asyncio
 import hashlib
 import queue
 from collections.abc import AsyncIterator
-from typing import Final
+from concurrent.futures import Executor, Future
+from typing import BinaryIO, Final
 
 from cloche_shared.blobs.errors import digest_mismatch, over_limit
 from cloche_shared.ports.blobs import Blob
@@ -104,3 +105,50 @@ class UploadStream:
         found = "sha256:" + self._hash.hexdigest()
         if self._digest is not None and found != self._digest:
             raise digest_mismatch(self._digest, found)
+
+
+class CheckedFile:
+    """A file that a thread reads, and that must be what it was when its digest was taken.
+
+    The last bytes are only handed out when all of them were the right ones, so that whoever reads a file that
+    changed meanwhile cannot complete what it began.
+    """
+
+    def __init__(self, file: BinaryIO, blob: Blob, beside: Executor) -> None:
+        self._file = file
+        self._blob = blob
+        self._beside = beside
+        self._hash = hashlib.sha256()
+        self._hashing: Future[None] | None = None
+        self._left = blob.size
+        self._aborted = False
+
+    def abort(self) -> None:
+        """Let the reader fail."""
+        self._aborted = True
+
+    def read(self, size: int = -1) -> bytes:
+        """Return up to `size` bytes; empty at the end."""
+        if self._aborted:
+            raise BrokenOffError("the upload was given up")
+        data = self._file.read(min(self._left, PIECE if size < 0 else size))
+        self._left -= len(data)
+        if self._hashing is not None:
+            self._hashing.result()
+        # while one piece is sent, it is hashed
+        self._hashing = self._beside.submit(self._hash.update, data)
+        if self._left == 0 or not data:
+            self._hashing.result()
+            found = "sha256:" + self._hash.hexdigest()
+            if found != self._blob.digest:
+                raise digest_mismatch(self._blob.digest, found)
+        return data
+
+
+def blob_of(file: BinaryIO) -> Blob:
+    """Return digest and length of a file from where it stands to its end."""
+    hasher, size = hashlib.sha256(), 0
+    while data := file.read(PIECE):
+        hasher.update(data)
+        size += len(data)
+    return Blob("sha256:" + hasher.hexdigest(), size)
