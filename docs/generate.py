@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, SecretStr
 
 from cloche._embedded import Settings
+from cloche_shared.cluster.settings import ProcessSettings
 from cloche_shared.contracts import catalogue
 from cloche_shared.contracts.commands import ALL, Command, command_type
 from cloche_shared.contracts.fact import Fact, fact_type
@@ -30,8 +31,11 @@ def settings_page() -> str:
         "Made from the code by `docs/generate.py`. A setting is read from the environment, else from",
         "`config.toml` in the data folder, else it has its default; `cloche config show --sources` says which.",
         "`http.port` is `CLOCHE_HTTP__PORT` in the environment, and `port` under `[http]` in the file.",
+        "`cluster`, `kafka`, `mongo` and `s3` are for services that are processes of their own: they take the file",
+        "that `--config` names, and `python -m cloche_registry config show --sources` says which.",
     ]
-    for name, field in Settings.model_fields.items():
+    cluster = {name: field for name, field in ProcessSettings.model_fields.items() if name not in Settings.model_fields}
+    for name, field in [*Settings.model_fields.items(), *cluster.items()]:
         section = field.annotation
         if not inspect.isclass(section) or not issubclass(section, BaseModel):
             continue
