@@ -59,9 +59,10 @@ simulate: $(VENV)/.dev  ## seeded histories of all four services
 integration: $(VENV)/.dev  ## real processes, files and sockets
 	$(BIN)/python -m pytest -q -n 2 tests/integration
 
-e2e: $(VENV)/.dev  ## the behaviour suite, then once more with every delivery delayed by 2 s
+e2e: $(VENV)/.dev  ## the behaviour suite: as it is, with every delivery delayed by 2 s, and on four services
 	$(BIN)/python -m pytest -q -n 8 tests/e2e
 	CLOCHE_TEST_DELAY=2 $(BIN)/python -m pytest -q -n 8 tests/e2e -m "not slow"
+	CLOCHE_TEST_TOPOLOGY=cluster $(BIN)/python -m pytest -q -n 6 tests/e2e -m "not slow and not direct"
 
 release: $(VENV)/.dev  ## wheel and sdist in empty environments; README and tutorial as typed
 	$(BIN)/python -m pytest -q tests/release

@@ -316,6 +316,7 @@ def test_a_token_in_the_query_opens_nothing(topology: Topology) -> None:
             assert topology.token not in answer.text
 
 
+@pytest.mark.direct
 def test_a_request_that_is_no_http_closes_its_own_connection_only(topology: Topology) -> None:
     place = urlsplit(topology.url)
     assert place.hostname is not None
@@ -341,6 +342,7 @@ def test_a_request_that_is_no_http_closes_its_own_connection_only(topology: Topo
 
 
 @pytest.mark.slow
+@pytest.mark.direct
 def test_a_body_that_stops_coming_is_given_up(topology: Topology) -> None:
     place = urlsplit(topology.url)
     head = (

@@ -44,10 +44,16 @@ def refuses(client: Client, name: str, script: Path, code: str, *, names: str = 
     assert names in found.error.message
     assert found.error.todo
     assert not re.search(r'File "/', found.error.message)
+    eventually(lambda: code in unscored(client, name), "scoring says why")
+    client.services.delete(name)
+
+
+def unscored(client: Client, name: str) -> str:
+    """Return how scoring is refused."""
     with pytest.raises(ClocheError) as caught:
         client.services.score(name, {})
-    refused(caught.value, "service_unavailable", names=code)
-    client.services.delete(name)
+    refused(caught.value, "service_unavailable")
+    return str(caught.value)
 
 
 @pytest.mark.parametrize(

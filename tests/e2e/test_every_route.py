@@ -75,6 +75,7 @@ def test_no_route_takes_a_body_of_another_media_type(rest: httpx2.Client, kind: 
         problem(answer, 415, "unsupported_media_type")
 
 
+@pytest.mark.direct
 def test_no_route_takes_a_body_over_its_limit_whatever_it_announces(rest: httpx2.Client) -> None:
     for method, path in CHANGES:
         for announced in (True, False):
