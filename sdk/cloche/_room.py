@@ -1,6 +1,8 @@
 """A start on a full disk: what the user is told when even the room that is kept for it is not enough."""
 
 import errno
+import fcntl
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,13 +40,41 @@ def _no_room(home: Path, error: Exception) -> Unavailable:
     free, size = status.f_bavail * status.f_frsize, status.f_blocks * status.f_frsize
     found = [(_size(home / name), name, meaning) for name, meaning in _REMOVABLE]
     named = [f"{home / name} ({_mib(used)}; {meaning})" for used, name, meaning in found if used >= _WORTH]
+    going_on = [f"{name} (kill {pid})" for name, pid in _going_on(home / "node" / "processes")]
+    ends = (
+        f" These go on there and may take what becomes free, so end them first: {', '.join(going_on)}."
+        if going_on
+        else ""
+    )
     some = f" Of the data folder may be removed: {'; '.join(named)}." if named else ""
     return Unavailable(
         "disk_full",
         f"There is no room to start in the data folder {home}.",
         why=f"Its disk of {_mib(size)} has {_mib(free)} left: {error}",
-        todo=f"Free some space on that disk, then start Cloche again.{some}",
+        todo=f"Free some space on that disk, then start Cloche again.{ends}{some}",
     )
+
+
+def _going_on(processes: Path) -> list[tuple[str, int]]:
+    """Return the runs and services whose processes live, with their supervisors: each locks its `spec.json`."""
+    found = []
+    for order in sorted(processes.glob("*/spec.json")):
+        try:
+            supervisor = json.loads(order.with_name("state.json").read_text())["supervisor"]
+            if _is_locked(order):
+                found.append((order.parent.name, int(supervisor[0])))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return found
+
+
+def _is_locked(path: Path) -> bool:
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def _size(path: Path) -> int:

@@ -1,11 +1,15 @@
 """Runs that fill the data folder's disk: they end, their users are told, and the server starts again."""
 
+import os
+import re
+import signal
+import time
 from collections.abc import Callable
 
 import pytest
 
 from tests.e2e.problems import said
-from tests.e2e.steps import Scripts, completed, done, log_of, reaches, submit
+from tests.e2e.steps import Scripts, completed, done, gone, log_of, reaches, says, submit
 from tests.e2e.topology import Embedded, eventually
 
 pytestmark = pytest.mark.embedded_only
@@ -84,4 +88,64 @@ def test_a_run_that_clings_to_a_full_disk_can_be_cancelled(own_topology: Servers
         assert "The disk is full" in why["reason"]
         client.runs.cancel(run.id)
         assert done(client, run).status == "Canceled"
+        completed(client, script("print('after')"))
+
+
+def test_a_server_starts_on_a_disk_that_a_run_filled_while_it_was_away(own_topology: Servers, script: Scripts) -> None:
+    server = own_topology(disk=DISK, CLOCHE_RUNNER__ROOM_WAIT="2")
+    with server.client() as client:
+        completed(client, script("print('before')"))
+        run = submit(client, script("import time; print('up', flush=True); time.sleep(4)" + FILLING), arguments=["0"])
+        says(client, run, "up")
+    server.kill()
+    eventually(lambda: (server.folder / "node" / "processes").glob("run-*/exit.json"), "the run has ended")
+    time.sleep(6)
+    server.fill_disk()
+    server.restart()
+    with server.client() as client:
+        ended = done(client, run)
+        assert (ended.status, ended.problem and ended.problem.code) == ("Failed", "disk_full")
+        eventually(lambda: not list((server.folder / "node" / "work").glob("run-*")), "its working folder is gone")
+        completed(client, script("print('after')"))
+
+
+def test_a_start_names_the_run_that_takes_whatever_becomes_free(own_topology: Servers, script: Scripts) -> None:
+    server = own_topology(disk=DISK)
+    with server.client() as client:
+        completed(client, script("print('before')"))
+        run = submit(client, script(CLINGING))
+        reaches(client, run, "Running")
+    server.kill()
+    server.fill_disk()
+    problem = server.start()["error"]
+    assert problem["code"] == "disk_full"
+    told = re.search(rf"run-{run.id}-1 \(kill (\d+)\)", problem["todo"])
+    assert told, problem
+    os.kill(int(told[1]), signal.SIGTERM)
+    gone(int(told[1]))
+    server.free_disk()
+    (server.folder / "node" / "work" / f"run-{run.id}-1" / "outputs" / "large").unlink()
+    server.restart()
+    with server.client() as client:
+        client.runs.cancel(run.id)
+        assert done(client, run).ended
+
+
+def test_a_start_for_which_there_is_no_room_at_all_says_what_may_be_removed(
+    own_topology: Servers, script: Scripts
+) -> None:
+    server = own_topology(disk=DISK)
+    with server.client() as client:
+        completed(client, script("print('before')"))
+    server.kill()
+    (server.folder / "cloche.log.1").write_bytes(b"x" * MIB)
+    (server.folder / "reserve").unlink()
+    server.fill_disk()
+    problem = server.start()["error"]
+    assert problem["code"] == "disk_full"
+    assert str(server.home) in problem["what"]
+    assert "cloche.log.1 (1.0 MiB" in problem["todo"]
+    server.free_disk()
+    server.restart()
+    with server.client() as client:
         completed(client, script("print('after')"))

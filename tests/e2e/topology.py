@@ -38,7 +38,9 @@ NICENESS: Final = 5
 SMALL: Final[dict[str, Any]] = {"cpus": 0.1, "memory": 64 * 1024 * 1024}
 """Resources of a run that many others may run beside."""
 
-_MOUNT: Final = 'mount -t tmpfs -o size="$1",mode=700 tmpfs "$2" && exec 2>>"$2/cloche.log" && shift 2 && exec "$@"'
+_MOUNT: Final = 'mount -t tmpfs -o size="$1",mode=700 tmpfs "$2" && echo mounted && exec cat'
+"""A disk of its own lasts as long as the process that holds it, which ends with the tests."""
+_LOGGED: Final = 'exec 2>>"$1/cloche.log" && shift && exec "$@"'
 """The log goes into the data folder there, as with `cloche up -d`: what fills the disk fills it too."""
 
 
@@ -141,6 +143,7 @@ class Embedded(Topology):
     disk: int = 0
     said: dict[str, Any] = field(default_factory=dict)
     process: "subprocess.Popen[bytes] | None" = None
+    mounted: "subprocess.Popen[bytes] | None" = None
 
     @property
     def pid(self) -> int:
@@ -149,7 +152,7 @@ class Embedded(Topology):
     @property
     def folder(self) -> Path:
         """The data folder as this process sees it."""
-        return Path(f"/proc/{self.pid}/root{self.home}") if self.disk else self.home
+        return Path(f"/proc/{self.mounted.pid}/root{self.home}") if self.mounted is not None else self.home
 
     def environ(self) -> dict[str, str]:
         return {**super().environ(), "CLOCHE_HOME": str(self.home)} if not self.disk else super().environ()
@@ -160,7 +163,7 @@ class Embedded(Topology):
         self.reap()
         reading, writing = os.pipe()
         server = [sys.executable, "-P", "-m", "cloche._embedded", "--home", str(self.home)]
-        argv = [*self._on_own_disk(), *server, "--port", str(port), "--ready-fd", str(writing)]
+        argv = [*self.on_own_disk(), *server, "--port", str(port), "--ready-fd", str(writing)]
         delay = {"CLOCHE_EMBEDDED__DELAY": str(DELAY)} if DELAY else {}
         environ = {**_environment(), **delay, **self.settings}
         with self.log_file.open("ab") as log, os.fdopen(reading, "rb") as told:
@@ -185,11 +188,29 @@ class Embedded(Topology):
         """What the server wrote; beside the data folder, which is the server's own."""
         return self.home.with_name(f"{self.home.name}.log")
 
-    def _on_own_disk(self) -> list[str]:
+    def on_own_disk(self) -> list[str]:
+        """Return what a command line begins with whose program sees the data folder on its own disk."""
         if not self.disk:
             return []
+        if self.mounted is None:
+            self.mounted = self._mount()
+        there = f"/proc/{self.mounted.pid}/ns"
+        user = [] if os.getuid() == 0 else [f"--user={there}/user", "--preserve-credentials"]
+        return ["nsenter", *user, f"--mount={there}/mnt", "--", "sh", "-c", _LOGGED, "sh", str(self.home)]
+
+    def _mount(self) -> "subprocess.Popen[bytes]":
         apart = ["unshare", "--mount"] if os.getuid() == 0 else ["unshare", "--mount", "--map-root-user"]
-        return [*apart, "sh", "-c", _MOUNT, "sh", str(self.disk), str(self.home)]
+        argv = [*apart, "sh", "-c", _MOUNT, "sh", str(self.disk), str(self.home)]
+        holder = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"mounted\n", "the disk of its own cannot be mounted"
+        return holder
+
+    def unmount(self) -> None:
+        """Give the disk of its own back, with all that is on it."""
+        if self.mounted is not None:
+            self.mounted.communicate()
+            self.mounted = None
 
     def kill(self) -> None:
         """End the server as a crash would."""
@@ -327,7 +348,10 @@ def own_server(root: Path, name: str, settings: Mapping[str, str], disk: int = 0
     try:
         yield server
     finally:
-        _end(server)
+        try:
+            _end(server)
+        finally:
+            server.unmount()
 
 
 def _end(server: Embedded) -> None:
