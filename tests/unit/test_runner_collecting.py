@@ -166,6 +166,36 @@ async def test_a_full_disk_of_the_node_is_a_lost_attempt(full: int, outcome: tup
             assert shown["problem"]["cause"] == "disk_full"
 
 
+async def test_outputs_on_a_disk_that_stays_full_fail_the_run_after_a_while() -> None:
+    def full(_: int, __: Manifest) -> None:
+        raise Unavailable("disk_full", "There is no room left on the disk.")
+
+    cluster = Faulty(full)
+    async with answering(cluster), replica(cluster, room_wait=60.0) as client:
+        run_id = await client.submit("a.py")
+        await client.until(run_id, "Finalizing")
+        why = await client.get(f"/runs/{run_id}/why")
+        assert (why["waits_for"], "disk is full" in why["reason"]) == ("room", True)
+        before = asyncio.get_running_loop().time()
+        shown = await client.ended(run_id)
+        assert 50 < asyncio.get_running_loop().time() - before < 70
+        assert (shown["status"], shown["problem"]["code"], cluster.started) == ("Failed", "disk_full", 1)
+        assert shown["left_out"] == ["its outputs: there is no room"]
+        assert (await client.http.get(f"/runs/{run_id}/log")).text == "done\n"
+        assert (await client.get(f"/runs/{run_id}/why"))["waits_for"] == "nothing"
+
+
+async def test_outputs_are_stored_when_there_is_room_in_time() -> None:
+    def full(tries: int, _: Manifest) -> None:
+        if tries < 5:
+            raise Unavailable("disk_full", "There is no room left on the disk.")
+
+    cluster = Faulty(full)
+    async with answering(cluster), replica(cluster, room_wait=60.0) as client:
+        shown = await client.ended(await client.submit("a.py"))
+        assert (shown["status"], shown["left_out"], cluster.started) == ("Completed", [], 1)
+
+
 class _Unlisted(MemoryAttemptFiles):
     tries = 0
 

@@ -4,8 +4,12 @@ It is given up in small pieces, because whatever else fills the disk takes of ea
 """
 
 import asyncio
+import contextlib
 import os
+import stat
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -29,7 +33,7 @@ class DiskReserve:
     def give_up(self) -> bool:
         kept = self._kept()
         if kept:
-            os.truncate(self._path, max(0, kept - PIECE))
+            self._change(lambda file: os.ftruncate(file, max(0, kept - PIECE)))
         return kept > 0
 
     def take_back(self) -> None:
@@ -53,10 +57,12 @@ class DiskReserve:
         return found.f_bavail * found.f_frsize
 
     def _kept(self) -> int:
+        """Return how much is kept; nothing where something else lies in the file's place."""
         try:
-            return self._path.lstat().st_size
+            found = self._path.lstat()
         except FileNotFoundError:
             return 0
+        return found.st_size if stat.S_ISREG(found.st_mode) else 0
 
     def _grow(self, *, spare: int) -> None:
         """Grow by what there is room for, less what is to be left to others."""
@@ -64,32 +70,35 @@ class DiskReserve:
         more = min(self._size - kept, self.free() - spare)
         while more >= _LEAST:
             try:
-                self._keep(kept, more)
+                self._change(partial(_allocate, start=kept, size=more))
             except OSError:
                 more //= 2
             else:
                 return
 
-    def _keep(self, kept: int, more: int) -> None:
+    def _change(self, change: Callable[[int], None]) -> None:
         file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            _allocate(file, kept, more)
-        except OSError:
-            os.ftruncate(file, kept)
-            raise
+            change(file)
         finally:
             os.close(file)
 
 
 def _allocate(file: int, start: int, size: int) -> None:
-    if sys.platform == "linux":
-        os.posix_fallocate(file, start, size)
-    elif os.pwrite(file, bytes(size), start) < size:
-        raise OSError("a part was written only")
+    """Take room behind `start`; when there is not enough, none is taken."""
+    try:
+        if sys.platform == "linux":
+            os.posix_fallocate(file, start, size)
+        else:
+            os.pwrite(file, bytes(size), start)  # a part is better than nothing
+    except OSError:
+        os.ftruncate(file, start)
+        raise
 
 
 async def keep(reserve: DiskReserve, every_s: float = LOOK_S) -> None:
     """Keep room again whenever there is enough of it, for ever."""
     while True:
-        await asyncio.to_thread(reserve.top_up)
+        with contextlib.suppress(OSError):  # what cannot be kept now may be later
+            await asyncio.to_thread(reserve.top_up)
         await asyncio.sleep(every_s)
