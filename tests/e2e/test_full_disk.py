@@ -62,7 +62,7 @@ def test_a_run_that_fills_the_disk_fails_by_itself_and_frees_it(
         assert "Free some space" in ended.problem.todo
         assert any("outputs/large" in one for one in ended.model_dump()["left_out"])
         assert [entry["path"] for entry in client.runs.outputs(run.id)] == ["outputs/small"]
-        assert (ended.exit or {})["code"] == code
+        assert (ended.exit or {})["code"] in {code, 1}, "what else it writes on a full disk may fail too"
         assert "filling" in log_of(client, run)
         eventually(lambda: not list((server.folder / "node" / "work").glob("run-*")), "its working folder is gone")
         completed(client, script("print('after')"))
