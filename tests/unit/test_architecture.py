@@ -82,6 +82,7 @@ ALLOWED = {
     ("services/runner/cloche_runner/domain/endings.py", "signal"): "names of signals; none is sent",
     ("sdk/cloche/_transport.py", "httpx2"): "the SDK's one adapter for HTTP",
     ("sdk/cloche/client.py", "concurrent"): "several uploads at once without a loop",
+    ("sdk/cloche/cli/follow.py", "threading"): "looks at the run while the main thread waits for its log",
     ("sdk/cloche/cli/state.py", "http.client"): "`status` is asked often: the client that is quick to import",
     ("sdk/cloche/cli/processes.py", "select"): "waits for a process that is no child of ours",
     ("sdk/cloche/cli/processes.py", "subprocess"): "starts the background server",

@@ -487,7 +487,7 @@ def test_the_openapi_document_describes_every_answer_as_a_problem(world: World) 
         make["responses"]
     )
     assert "application/problem+json" in make["responses"]["422"]["content"]
-    assert make["security"] == [{"token": []}]
+    assert make["security"] == [{"token": ["submitter"]}]
     assert "HttpProblem" in whole["components"]["schemas"]
     assert "HTTPValidationError" not in whole["components"]["schemas"]
 

@@ -167,7 +167,7 @@ async def git_program(limits: GitLimits | None = None) -> GitProgram | None:
     if path is None:
         return None
     process = await asyncio.create_subprocess_exec(
-        path, "--version", stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE
+        path, "--version", stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, env={"PATH": os.defpath}
     )
     said, _ = await process.communicate()
     words = said.decode(errors="replace").split()
