@@ -349,6 +349,22 @@ async def test_a_member_that_dies_without_a_word_is_replaced_from_the_committed_
     assert broker.offsets == {}
 
 
+async def test_a_member_that_gets_a_partition_back_does_not_undo_what_another_handled() -> None:
+    broker = MemoryBroker(partitions=1)
+    slow, quick = MemoryBus(broker), MemoryBus(broker)
+    async with slow.subscribe("g", [RUNS]) as mine:
+        for seq in (1, 2, 3):
+            await slow.publish(events_of(document("a", seq), "/cloche/runner"))
+        taken = await mine.fetch(2)
+        slow.vanish()
+        async with quick.subscribe("g", [RUNS]) as theirs:
+            for item in await take(theirs, 3):
+                await theirs.commit({item.source: item.offset + 1})
+            broker.join("g", mine)  # type: ignore[arg-type]  # it comes back, as a paused process does
+        await mine.commit({taken[0].source: taken[1].offset + 1})
+    assert broker.offsets == {("g", f"{RUNS}/0"): 3}
+
+
 class Twice(NoFaults):
     """Delivers each event again after 10 ms, and the first of all late."""
 

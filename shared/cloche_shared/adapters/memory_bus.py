@@ -205,10 +205,12 @@ class MemorySubscription:
         self._broker = broker
         self._group = group
         self._places: dict[str, tuple[Partition, int]] = {}
+        self._dealt: dict[str, int] = {}
         self._changed = asyncio.Event()
 
     def assign(self, places: Mapping[str, tuple[Partition, int]]) -> None:
         """Take over partitions; one that is kept goes on where it is."""
+        self._dealt = {source: self._dealt.get(source, place) for source, (_, place) in places.items()}
         self._places = {source: self._places.get(source, place) for source, place in places.items()}
         self.wake()
 
@@ -234,7 +236,8 @@ class MemorySubscription:
 
     async def commit(self, offsets: dict[str, int]) -> None:
         for source, offset in offsets.items():
-            if self._group and source in self._places:
+            # what was handed out before the partition was dealt anew says nothing: others went on meanwhile
+            if self._group and offset >= self._dealt.get(source, offset + 1):
                 self._broker.offsets[self._group, source] = offset
 
     async def lag(self) -> int:
