@@ -105,8 +105,10 @@ def _standard_streams(output: int) -> None:
 
 
 def _reset_signals() -> None:
-    """Undo what Python and the supervisor changed, so that the program finds the usual state."""
+    """Undo what Python, the supervisor and whoever started us changed, so that the program finds the usual state."""
     for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
+    for number in (signal.SIGQUIT, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_DFL)  # a shell lets its background jobs ignore some of them
     signal.set_wakeup_fd(-1)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])

@@ -98,9 +98,18 @@ def _closed(path: str) -> str | None:
     return next((str(one) for one in reversed(parts) if not one.stat().st_mode & 0o001), None)
 
 
+def _on_the_way() -> set[str]:
+    """Return the folders of the links that lead from the environment's interpreter to the real one."""
+    found, link = set(), Path(sys.executable)
+    while link.is_symlink():
+        link = link.parent / link.readlink()
+        found.add(str(link.parent))
+    return found
+
+
 def _let_pass(scratch: Path) -> str:
     """Return a script that opens the way to the interpreter and to our code, in a mount namespace of its own."""
-    needed = {os.path.realpath(one) for one in (sys.base_prefix, sys.prefix, str(REPOSITORY))}
+    needed = {os.path.realpath(one) for one in (sys.base_prefix, sys.prefix, str(REPOSITORY))} | _on_the_way()
     closed = {one: folder for one in sorted(needed) if (folder := _closed(one)) is not None}
     lines = []
     for number, path in enumerate(closed):

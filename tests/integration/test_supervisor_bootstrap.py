@@ -30,7 +30,15 @@ def run(work: Path) -> Runner:
     def run(code: str, *arguments: str, python: str = sys.executable, **env: str) -> subprocess.CompletedProcess[str]:
         (work / "script.py").write_text(code)
         argv = [python, "-S", "-E", str(BOOTSTRAP), "--", "script.py", *arguments]
-        return subprocess.run(argv, cwd=work, env=env, capture_output=True, text=True, timeout=20, check=False)
+        return subprocess.run(
+            ["env", "--default-signal=INT", *argv],  # whoever started the tests may have it ignored
+            cwd=work,
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+        )
 
     return run
 
