@@ -68,6 +68,7 @@ def test_no_route_gives_a_media_type_that_it_does_not_have(rest: httpx2.Client) 
         problem(answer, 406, "not_acceptable", names="gives")
 
 
+@pytest.mark.direct
 @pytest.mark.parametrize("kind", ["text/plain", "application/xml", "multipart/form-data; boundary=b", "text/json"])
 def test_no_route_takes_a_body_of_another_media_type(rest: httpx2.Client, kind: str) -> None:
     for method, path in CHANGES:
