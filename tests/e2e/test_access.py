@@ -139,8 +139,11 @@ def test_a_key_for_several_projects_opens_these_and_no_other(topology: Topology,
     assert statuses(topology, token, "default") == {404}
     with topology.rest(**bearer(token)) as rest:
         problem(rest.get("/api/v1/runs"), 422, "project_required", names="Cloche-Project")
-        shown = rest.get("/api/v1/projects").json()["items"]
-    assert [one["name"] for one in shown] == sorted([red, blue])
+
+        def listed() -> list[str]:
+            return [one["name"] for one in rest.get("/api/v1/projects").json()["items"]]
+
+        eventually(lambda: listed() == sorted([red, blue]), "both projects are listed")
     with Client(topology.url, token, blue, home=topology.scratch) as there:
         there.environments.register("sk")
     with Client(topology.url, token, red, home=topology.scratch) as here, pytest.raises(ClocheError) as missing:

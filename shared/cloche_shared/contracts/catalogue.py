@@ -67,7 +67,7 @@ def topic_of(name: str) -> str:
 
 def contracts() -> dict[str, type[Fact] | type[Command]]:
     """Return every fact, answer and command by the name of its type, sorted."""
-    found: dict[str, type[Fact] | type[Command]] = {command_type(cls): cls for cls in ALL}
+    found: dict[str, type[Fact | Command]] = {command_type(cls): cls for cls in ALL}
     found |= {name: cls for name, cls in all_facts().items() if cls.__module__.startswith("cloche_shared.")}
     return {name: found[name] for name in sorted(found)}
 
