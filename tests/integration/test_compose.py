@@ -14,7 +14,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import TopicAuthorizationFailedError
 
 from tests.environments.compose import SERVICES, Composed, composed
-from tests.environments.places import NotPossible
+from tests.environments.places import NotPossible, locked
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.slow]
 
@@ -166,6 +166,14 @@ def test_a_program_sees_no_secret_and_no_store(project: Composed, environment: s
     assert found == {"uid": 10002, "variables": [], "reached": [], "secrets": [], "others": []}
 
 
+@pytest.fixture
+def executor_alone() -> Iterator[None]:
+    """Keep tests apart, also those of other workers, of which one needs the executor to live and one ends it."""
+    with locked("compose-executor"):
+        yield
+
+
+@pytest.mark.usefixtures("executor_alone")
 def test_a_run_goes_on_while_each_service_is_killed_and_comes_back(
     project: Composed, environment: str, tmp_path: Path
 ) -> None:
@@ -180,6 +188,7 @@ def test_a_run_goes_on_while_each_service_is_killed_and_comes_back(
     assert [line for line in log.splitlines() if line.startswith("tick")] == [f"tick {n}" for n in range(60)]
 
 
+@pytest.mark.usefixtures("executor_alone")
 def test_runs_of_an_executor_that_ends_are_tried_again(project: Composed, environment: str, tmp_path: Path) -> None:
     script = tmp_path / "slow.py"
     script.write_text(SLOW.format(seconds=8))
