@@ -32,13 +32,20 @@ def chain_of(client: Client, script: Scripts, name: str, requirements: str = "")
 
 
 def told(client: Client, last: str, **wanted: str) -> list[Event]:
-    """Return events by time, as soon as one named `last` is among them."""
+    """Return events by time, as soon as one named `last` is among them; those of one moment by their place in `CHAIN`.
+
+    Topics have no order among them, and times are in milliseconds.
+    """
 
     def look() -> list[Event]:
         found = list(client.events(follow=False, from_start=True, **wanted))
         return found if last in {event.name for event in found} else []
 
-    return sorted(eventually(look, f"{last} is told"), key=lambda event: event.time)
+    return sorted(eventually(look, f"{last} is told"), key=lambda event: (event.time, *placed(event.name)))
+
+
+def placed(name: str) -> list[int]:
+    return [CHAIN.index(name)] if name in CHAIN else []
 
 
 def test_the_chain_of_a_run_has_one_correlation_and_its_order(client: Client, unique: Names, script: Scripts) -> None:

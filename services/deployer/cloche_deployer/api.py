@@ -249,7 +249,7 @@ def _add_keys(routes: APIRouter, parts: Parts) -> None:
         origin = caller.origin(request_id=once.request_id(caller.project))
         changed = await parts.handlers.rekey(stream, which, origin, once.fingerprint)
         caller.wrote(changed.stream, changed.seq)
-        parts.driver.wake(stream)
+        parts.driver.rekeyed(stream, changed.state)
         return Reply(keys(stream, changed.state))
 
 

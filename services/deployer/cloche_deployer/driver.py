@@ -107,6 +107,13 @@ class Driver:
             tended.task = asyncio.create_task(self._tend(stream, tended), name=f"tend-{stream}")
         tended.wake.set()
 
+    def rekeyed(self, stream: StreamId, state: ServiceState) -> None:
+        """Open a service to the keys of `state` at once: whoever is told a key may use it."""
+        tended = self._tended.get(stream)
+        if tended is not None and tended.target is not None:
+            tended.target.rekey(self._digests(stream, state))
+        self.wake(stream)
+
     async def begin(self, streams: list[StreamId]) -> None:
         """Take up the services that were here before; what nobody wants any more is ended first."""
         keep: set[tuple[StreamId, int, int]] = set()
@@ -205,7 +212,7 @@ class Driver:
                 self._routes.remove(stream.project, stream.id)
                 tended.target = None
             return
-        digests = [digest(key) for key in keys_of(self._pepper, stream.project, stream.id, state).values()]
+        digests = self._digests(stream, state)
         spec = state.revisions[state.active or state.latest].spec
         settings = TargetSettings(
             self._settings.max_body,
@@ -222,6 +229,9 @@ class Driver:
         tended.target.node = self._other_node(state)
         if tended.target.node:
             tended.target.switch(None)  # whoever is being answered here keeps the pool until it is drained
+
+    def _digests(self, stream: StreamId, state: ServiceState) -> list[bytes]:
+        return [digest(key) for key in keys_of(self._pepper, stream.project, stream.id, state).values()]
 
     def _other_node(self, state: ServiceState) -> str:
         active = state.revisions.get(state.active)

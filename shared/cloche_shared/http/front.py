@@ -19,6 +19,7 @@ from cloche_shared.http.exchange import KEY, Exchange
 from cloche_shared.http.patience import Patience
 from cloche_shared.http.policy import BodyRule, FrontPolicy, HostCheck, media_type_error
 from cloche_shared.http.problems import rendered
+from cloche_shared.http.remainder import Remainder, remainder
 from cloche_shared.ports.platform import Clock, Random
 
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -120,7 +121,9 @@ class Front:
         scope[KEY] = exchange
         if method == "HEAD":  # answered by whatever answers a GET; the server's own scope stays as it is
             scope = {**scope, "method": "GET"}
-        answer = _Answer(exchange, send, self._installation)
+        rest = remainder(headers, receive, self._patience)
+        receive = rest or receive
+        answer = _Answer(exchange, send, self._installation, rest)
         refused = refused or self._caller_refused(exchange, headers)
         if refused is None:
             refused, receive = self._body(exchange, headers, receive)
@@ -334,9 +337,10 @@ class _HeadSentError(OSError):
 class _Answer:
     """Sends an answer with the headers that every answer has."""
 
-    __slots__ = ("_installation", "_send", "exchange", "finished", "started")
+    __slots__ = ("_installation", "_rest", "_send", "exchange", "finished", "started")
 
-    def __init__(self, exchange: Exchange, send: Send, installation: str) -> None:
+    def __init__(self, exchange: Exchange, send: Send, installation: str, rest: Remainder | None = None) -> None:
+        self._rest = rest
         self.exchange = exchange
         self.started = False
         self.finished = False
@@ -351,6 +355,8 @@ class _Answer:
             self.started = True
             self.exchange.status = message["status"]
             message["headers"] = self._headers(message.get("headers", ()))
+            if self._rest is not None:
+                await self._rest.finish()
         elif not self.started:
             return
         elif self.exchange.method == "HEAD":
@@ -389,5 +395,7 @@ class _Answer:
         self.started = self.finished = True
         exchange.status = status
         exchange.code = getattr(error, "code", "internal")
+        if self._rest is not None and exchange.refused is None:
+            await self._rest.finish()
         await self._send({"type": "http.response.start", "status": status, "headers": self._headers(headers)})
         await self._send({"type": "http.response.body", "body": b"" if exchange.method == "HEAD" else body})
