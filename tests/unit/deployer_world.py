@@ -147,6 +147,7 @@ class World:
         self.workers: dict[str, Worker] = {}
         self.revisions: dict[int, Revisions] = {}
         self.store = MemoryStore()
+        self.routes = RoutingTable()
         writer = Writer(MemoryJournal(self.store), MemoryClock(), SeededRandom(1))
         self.streams: Streams[ServiceState] = Streams(KIND, writer, exclusive=True)
         self.stream = self.streams.id("default", "svc")
@@ -154,7 +155,7 @@ class World:
             self.streams,
             self,
             self,
-            RoutingTable(),
+            self.routes,
             DeployerSettings(**settings),  # type: ignore[arg-type]
             pepper=b"p" * 32,
             base_url=lambda: "",
@@ -194,8 +195,8 @@ class World:
         """Return every fact of the service, in order."""
         return [fact for key in self.store.keys for fact in written(self.store.documents[key]).facts]
 
-    async def deploy(self, *, placed: bool = True, **fields: object) -> None:
-        """Ask for a revision and take it as far as its workers."""
+    async def deploy(self, *, placed: bool = True, wake: bool = True, **fields: object) -> None:
+        """Ask for a revision and take it as far as its workers; without `wake` the driver does not hear of it."""
         spec = ServiceSpec.model_validate({"entry_script": "score.py", "snapshot": DIGEST, **fields})
         state = await self.state()
         decide = decide_update if state.exists else decide_deploy
@@ -204,7 +205,8 @@ class World:
         await self.change(lambda found: decide_provided(found, found.latest, PROVIDED))
         if placed and spec.resources.gpus:
             await self.change(lambda found: decide_placed(found, found.latest, allocated(found)))
-        self.driver.wake(self.stream)
+        if wake:
+            self.driver.wake(self.stream)
 
     async def delete(self) -> None:
         await self.change(decide_delete)

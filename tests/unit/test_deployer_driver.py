@@ -173,7 +173,7 @@ async def test_what_was_placed_on_another_node_is_routed_there_and_not_started_h
     await world.change(lambda found: decide_deployed(found, found.latest, "u"))
     world.driver.wake(world.stream)
     await settle()
-    assert (world.revisions, world.driver.node_of(world.stream)) == ({}, "elsewhere")
+    assert (world.revisions, world.driver.other_node(await world.state())) == ({}, "elsewhere")
 
 
 @pytest.mark.looptime
@@ -183,7 +183,7 @@ async def test_a_service_that_moves_here_is_started_and_answers_here(world: Worl
     await world.change(lambda found: decide_deployed(found, found.latest, "u"))
     await world.change(lambda found: decide_displaced(found, "elsewhere"))
     await _placed_on(world, world.driver.node)
-    assert (world.driver.node_of(world.stream), world.pool().ready_workers) == ("", 1)
+    assert (world.driver.other_node(await world.state()), world.pool().ready_workers) == ("", 1)
 
 
 @pytest.mark.looptime
@@ -194,7 +194,7 @@ async def test_a_service_that_moves_away_is_drained_here(world: World) -> None:
     call = world.call()
     await world.change(lambda found: decide_displaced(found, world.driver.node))
     await _placed_on(world, "elsewhere")
-    assert world.driver.node_of(world.stream) == "elsewhere"
+    assert world.driver.other_node(await world.state()) == "elsewhere"
     assert (await call.future)[0] == 200
 
 

@@ -100,9 +100,9 @@ class Parts:
     base_url: Callable[[], str]
     elsewhere: Elsewhere | None = None
 
-    async def answered_there(self, request: Request, stream: StreamId) -> Response | None:
+    async def answered_there(self, request: Request, state: ServiceState) -> Response | None:
         """Return what answers from the node that has the service's workers, None where that is this one."""
-        node = self.driver.node_of(stream)
+        node = self.driver.other_node(state)
         return await self.elsewhere.answer(request, node) if node and self.elsewhere is not None else None
 
 
@@ -178,7 +178,7 @@ def _add_reading(routes: APIRouter, parts: Parts, seen: Sequence[Depends]) -> No
     @routes.get("/{name}", response_model=ServiceView, summary="Show a service")
     async def show_service(caller: Reader, name: ServiceName, preferred: Preferred, request: Request) -> Response:
         stream, state, seq = await _existing(parts, caller, name)
-        if state.candidate is None and (there := await parts.answered_there(request, stream)) is not None:
+        if state.candidate is None and (there := await parts.answered_there(request, state)) is not None:
             return there
         if preferred.wait_s and state.candidate is not None:
             state, seq = await _settled(parts, stream, state.latest, preferred.wait_s)
@@ -267,8 +267,8 @@ def _add_log(routes: APIRouter, parts: Parts) -> None:
         *,
         follow: Annotated[bool, Query(description="Stream what comes.")] = False,
     ) -> Response:
-        stream, _, _ = await _existing(parts, caller, name)
-        there = await parts.answered_there(request, stream)
+        stream, state, _ = await _existing(parts, caller, name)
+        there = await parts.answered_there(request, state)
         if there is not None:
             return there
         if follow:

@@ -114,6 +114,14 @@ class Driver:
             tended.target.rekey(self._digests(stream, state))
         self.wake(stream)
 
+    async def look(self, stream: StreamId) -> None:
+        """Route to a service as the journal has it now, whatever facts did not come yet."""
+        state = (await self._streams.get(stream)).state
+        if self._closing or not (state.exists or stream in self._tended):
+            return
+        self.wake(stream)
+        self._route(stream, state, self._tended[stream])
+
     async def begin(self, streams: list[StreamId]) -> None:
         """Take up the services that were here before; what nobody wants any more is ended first."""
         keep: set[tuple[StreamId, int, int]] = set()
@@ -130,10 +138,10 @@ class Driver:
         """Return the revisions that are to have workers here."""
         return wanted(state, self.node) if self._stage is not None else []
 
-    def node_of(self, stream: StreamId) -> str:
+    def other_node(self, state: ServiceState) -> str:
         """Return the other node that answers for a service; empty when this replica does, or nobody can."""
-        tended = self._tended.get(stream)
-        return tended.target.node if tended and tended.target else ""
+        active = state.revisions.get(state.active)
+        return active.node if active is not None and active.placed and active.node != self.node else ""
 
     def serving(self, stream: StreamId) -> list[Serving]:
         """Return what runs here for a service, newest revision last."""
@@ -226,16 +234,12 @@ class Driver:
         tended.target.rekey(digests)
         tended.target.settings = settings
         tended.target.reason = _reason(state)
-        tended.target.node = self._other_node(state)
+        tended.target.node = self.other_node(state)
         if tended.target.node:
             tended.target.switch(None)  # whoever is being answered here keeps the pool until it is drained
 
     def _digests(self, stream: StreamId, state: ServiceState) -> list[bytes]:
         return [digest(key) for key in keys_of(self._pepper, stream.project, stream.id, state).values()]
-
-    def _other_node(self, state: ServiceState) -> str:
-        active = state.revisions.get(state.active)
-        return active.node if active is not None and active.placed and active.node != self.node else ""
 
     def _reconcile(self, stream: StreamId, state: ServiceState, tended: _Tended) -> None:
         numbers = {(state.incarnation, number) for number in self._wanted(state)}

@@ -12,6 +12,7 @@ from cloche_deployer.consumers import OWN_TOPICS, answers_consumer, driver_consu
 from cloche_deployer.driver import Driver
 from cloche_deployer.handlers import KIND, Handlers, Stores, living
 from cloche_deployer.lease import keep_lease
+from cloche_deployer.lookout import PacedLookout
 from cloche_deployer.ports import Stage
 from cloche_deployer.scoring.app import ScoringApp
 from cloche_deployer.scoring.onward import PeerOnward
@@ -121,12 +122,14 @@ class Deployer:
             extras.elsewhere,
         )
         gate = FailureGate(platform.clock.monotonic)
+        self._lookout = None if platform.exclusive else PacedLookout(self.routes, self.driver.look, self._living)
         self.scoring = ScoringApp(
             self.routes,
             platform.random.uuid7,
             access=TokenAccess(platform.access),
             guard=KeyGuard(gate),
             onward=PeerOnward(extras.elsewhere) if extras.elsewhere is not None else None,
+            lookout=self._lookout,
         )
         self._denials = Denials(writer, platform.clock.monotonic, "deployer")
         self._key_uses = KeyUses(platform.access, writer, "deployer")
@@ -173,6 +176,8 @@ class Deployer:
         self._key_uses.start(lifecycle)
         lifecycle.spawn("deployer-follow", self._follow())
         lifecycle.spawn("deployer-look-again", self._look_again())
+        if self._lookout is not None:
+            lifecycle.spawn("deployer-lookout", self._lookout.run())
         if extras.node and extras.address:
             lifecycle.spawn("deployer-lease", keep_lease(platform.leases, extras.node, extras.address))
 
@@ -198,8 +203,11 @@ class Deployer:
                 await self._wake_all()
 
     async def _wake_all(self) -> None:
-        for stream in await living(self._platform.views):
+        for stream in await self._living():
             self.driver.wake(stream)
+
+    async def _living(self) -> list[StreamId]:
+        return await living(self._platform.views)
 
     async def _leave(self) -> None:
         """End the workers, or leave them to the executor, which outlives this process."""

@@ -18,7 +18,7 @@ from cloche_deployer.scoring.exchange import (
 )
 from cloche_deployer.scoring.http import JSON, TEXT, IdTooLong, bearer, message_body, request_ids, script_headers
 from cloche_deployer.scoring.pool import WorkerPool
-from cloche_deployer.scoring.ports import Access, FailureGuard, Onward, Routes
+from cloche_deployer.scoring.ports import Access, FailureGuard, Lookout, Onward, Routes
 from cloche_deployer.scoring.target import ServiceTarget, digest
 from cloche_runtime.scoring_frames import OWN_HEADERS, RUN_FAILED, TIMED
 from cloche_shared.access import EVERY_PROJECT
@@ -56,8 +56,10 @@ class ScoringApp:
         access: Access | None = None,
         guard: FailureGuard | None = None,
         onward: Onward | None = None,
+        lookout: Lookout | None = None,
         alone: str = "",
     ) -> None:
+        self._lookout = lookout
         self._onward = onward
         self._routes = routes
         self._new_id = new_id
@@ -125,16 +127,12 @@ class ScoringApp:
 
     async def _authorized(self, exchange: Exchange, name: str) -> ServiceTarget:
         token = bearer(exchange.fields)
-        project = exchange.fields.get(b"cloche-project")
         if token:
-            presented = digest(token)
-            targets = self._routes.lookup(project.decode("latin-1") if project else None, name)
-            for target in targets:
-                if target.opens(presented):
-                    return target
-            projects = await self._access.projects(token) if self._access is not None else frozenset()
-            if projects:
-                return _only(name, [t for t in targets if t.project in projects or EVERY_PROJECT in projects])
+            project = exchange.fields.get(b"cloche-project")
+            named = project.decode("latin-1") if project else None
+            found = await self._found(token, named, name, anew=not self._slowed(exchange))
+            if found is not None:
+                return found
             self._guess_failed(exchange)
         raise Unauthenticated(
             "unauthenticated",
@@ -142,12 +140,41 @@ class ScoringApp:
             todo=f"Send `Authorization: Bearer <key>`; `cloche service keys {name}` shows the keys.",
         )
 
+    async def _found(self, token: str, project: str | None, name: str, *, anew: bool) -> ServiceTarget | None:
+        """Return what a token opens; with `anew` nothing is refused before a look at what others know."""
+        again = self._lookout if anew else None
+        try:
+            found = await self._opened(token, project, name)
+        except NotFound:
+            if again is None:
+                raise
+            found = None
+        if found is None and again is not None:
+            await again.look(project, name)
+            return await self._opened(token, project, name)
+        return found
+
+    async def _opened(self, token: str, project: str | None, name: str) -> ServiceTarget | None:
+        """Return what a token opens, as far as is known here. Raises `NotFound` where it opens other services."""
+        presented = digest(token)
+        targets = self._routes.lookup(project, name)
+        for target in targets:
+            if target.opens(presented):
+                return target
+        projects = await self._access.projects(token) if self._access is not None else frozenset()
+        if not projects:
+            return None
+        return _only(name, [t for t in targets if t.project in projects or EVERY_PROJECT in projects])
+
+    def _slowed(self, exchange: Exchange) -> bool:
+        """Whether too many wrong keys came from the address."""
+        return self._guard is not None and self._guard.retry_after(_address(exchange)) > 0
+
     def _guess_failed(self, exchange: Exchange) -> None:
         """Count a wrong key. Raises `Throttled` when too many came from the address; right keys always pass."""
         if self._guard is None:
             return
-        client = exchange.scope.get("client")
-        address = client[0] if client else ""
+        address = _address(exchange)
         if wait := self._guard.retry_after(address):
             raise Throttled(
                 "too_many_requests", "Too many wrong keys came from this address.", extra={"retry_after": wait}
@@ -219,6 +246,11 @@ class ScoringApp:
         )
         await exchange.answer(200, b"", allowed)
         return True
+
+
+def _address(exchange: Exchange) -> str:
+    client = exchange.scope.get("client")
+    return client[0] if client else ""
 
 
 def _serving(target: ServiceTarget) -> WorkerPool:

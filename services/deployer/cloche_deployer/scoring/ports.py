@@ -93,6 +93,13 @@ class FailureGuard(Protocol):
         """Count one wrong credential from that address."""
 
 
+class Lookout(Protocol):
+    """A second look before somebody is refused, where other replicas may know more."""
+
+    async def look(self, project: str | None, name: str) -> None:
+        """Bring the services of that name up to date, of one project or of every one; at a bounded pace."""
+
+
 class Onward(Protocol):
     """The way to the replica that drives another node."""
 
