@@ -52,19 +52,20 @@ class Relay:
         self._wake.set()
 
     async def run(self) -> None:
-        """Send for ever."""
+        """Send for ever. A sweep that found as much as it takes at a time is followed by the next one at once."""
         failures = 0
         swept_at = -SWEEP_EVERY
         loop = asyncio.get_running_loop()
         while True:
             try:
+                full = False
                 if loop.time() - swept_at >= SWEEP_EVERY:
-                    await self.sweep()
-                    swept_at = loop.time()
+                    full = await self.sweep() >= BATCH
+                    swept_at = -SWEEP_EVERY if full else loop.time()
                 await self.flush()
                 failures = 0
                 self._wake.clear()
-                if not self._offered:
+                if not self._offered and not full:
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(self._wake.wait(), SWEEP_EVERY)
             except (Unavailable, OutcomeUnknownError, TimeoutError):
