@@ -82,6 +82,8 @@ async def test_a_run_is_cancelled_by_message() -> None:
         ({**RUN, "files": {"../train.py": ""}}, "unsafe_path"),
         ({"script": "a.py", "git": {"url": "https://example.org/a.git", "commit": "0" * 40}}, "git_unavailable"),
         ({**RUN, "variables": {"PATH": "/"}}, "reserved_variable"),
+        ({**RUN, "resources": {"cpus": 0}}, "invalid_field"),
+        ({**RUN, "resources": {"memory": 1}}, "invalid_field"),
     ],
 )
 async def test_a_run_that_cannot_be_is_refused(data: Mapping[str, object], code: str) -> None:

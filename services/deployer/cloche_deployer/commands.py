@@ -1,7 +1,7 @@
 """The deployer's commands by message: the same handlers as for REST."""
 
 from cloche_deployer.handlers import Deployment, Handlers
-from cloche_shared.bus.commands import CommandDesk, DeskParts
+from cloche_shared.bus.commands import CommandDesk, DeskParts, asked_resources
 from cloche_shared.bus.dispatch import Consumer
 from cloche_shared.contracts.commands import DeleteService, DeployService
 from cloche_shared.contracts.services import ServiceSpec
@@ -12,7 +12,7 @@ from cloche_shared.store.inline import checked_references
 from cloche_shared.store.inline_files import put_texts
 
 SERVICE = "deployer"
-_SAME = frozenset(ServiceSpec.model_fields) - {"snapshot"}
+_SAME = frozenset(ServiceSpec.model_fields) - {"snapshot", "resources"}
 """Fields that a command and a revision's settings have in common."""
 
 
@@ -33,10 +33,12 @@ class ServiceCommands:
     async def deploy(self, project: str, command: DeployService, origin: Origin) -> str:
         """Take the name, or ask for another revision where the service exists."""
         references = checked_references(command.environment, command.models)
+        resources = asked_resources(command.resources)
         snapshot = command.snapshot
         if command.files is not None:
             snapshot = await put_texts(self._blobs.space(SERVICE, project), command.files)
-        spec = ServiceSpec(snapshot=str(snapshot), **{name: getattr(command, name) for name in _SAME})
+        fields = {name: getattr(command, name) for name in _SAME}
+        spec = ServiceSpec(snapshot=str(snapshot), resources=resources.plain(), **fields)
         wanted = Deployment(command.name, spec, references)
         try:
             changed = await self._handlers.deploy(project, wanted, origin, update=False)

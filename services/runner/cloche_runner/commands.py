@@ -1,18 +1,15 @@
 """The runner's commands by message: the same handlers as for REST."""
 
 from cloche_runner.handlers import SERVICE, Commands, Submission
-from cloche_shared.bus.commands import CommandDesk, DeskParts
+from cloche_shared.bus.commands import CommandDesk, DeskParts, asked_resources
 from cloche_shared.bus.dispatch import Consumer
 from cloche_shared.contracts.commands import CancelRun, SubmitRun
-from cloche_shared.contracts.runs import RunSpec
+from cloche_shared.contracts.runs import kept_spec
 from cloche_shared.journal.commit import Origin
 from cloche_shared.ports.blobs import BlobStore
 from cloche_shared.ports.git import Git, git_unavailable
 from cloche_shared.store.inline import checked_references
 from cloche_shared.store.inline_files import put_texts, put_tree
-
-_SAME = frozenset(RunSpec.model_fields) - {"snapshot"}
-"""Fields that a command and what the runner keeps have in common."""
 
 
 class RunCommands:
@@ -33,8 +30,8 @@ class RunCommands:
     async def submit(self, project: str, command: SubmitRun, origin: Origin) -> str:
         """Accept a run, in the command's chain."""
         references = checked_references(command.environment, command.models)
-        snapshot = await self._snapshot(project, command)
-        spec = RunSpec(snapshot=snapshot, **{name: getattr(command, name) for name in _SAME})
+        resources = asked_resources(command.resources)
+        spec = kept_spec(command, resources, await self._snapshot(project, command))
         changed = await self._commands.submit(project, spec, references, Submission(origin, joins=True))
         return str(changed.stream)
 

@@ -6,7 +6,7 @@ from pydantic import BaseModel, Field
 
 from cloche_shared.contracts.files import FileEntry
 from cloche_shared.contracts.references import Environment, ModelRef, References
-from cloche_shared.contracts.runs import AskedResources, RunSpec, RunStatus
+from cloche_shared.contracts.runs import AskedResources, RunSpec, RunStatus, kept_spec
 from cloche_shared.store.inline import checked_references
 
 
@@ -23,8 +23,7 @@ class SubmitRun(RunSpec):
 
     def spec(self) -> RunSpec:
         """Return what the runner keeps."""
-        kept = {name: getattr(self, name) for name in RunSpec.model_fields}
-        return RunSpec.model_construct(**{**kept, "resources": self.resources.plain()})
+        return kept_spec(self, self.resources, self.snapshot)
 
     def references(self) -> References:
         """Return what the registry resolves."""

@@ -15,13 +15,16 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Final, TypeVar
 
+import orjson
+
 from cloche_shared.bus.dispatch import Consumer, Handler
 from cloche_shared.contracts.commands import BY_TYPE, EVERY_TOPIC, Command, command_type
 from cloche_shared.contracts.envelope import Event, commanded_project
 from cloche_shared.contracts.fact import Fact, fact_type
 from cloche_shared.contracts.facts import TOPICS, CommandAccepted, CommandRefused
 from cloche_shared.contracts.references import Problem
-from cloche_shared.errors import ClocheError, Conflict, Failed, Forbidden, Invalid, NotFound, Unavailable
+from cloche_shared.contracts.runs import AskedResources, Resources
+from cloche_shared.errors import ClocheError, Conflict, Failed, Forbidden, Invalid, NotFound, Unavailable, Violation
 from cloche_shared.http.strict_json import parse, read_body
 from cloche_shared.journal.commit import Actor, Origin, StreamId
 from cloche_shared.journal.writer import Writer
@@ -171,6 +174,19 @@ def read_command(kind: type[C], event: Event) -> C:
     if not isinstance(found, kind):
         raise Invalid("malformed_event", f"The data of {event.type} does not fit its schema.")
     return found
+
+
+def asked_resources(wanted: Resources) -> AskedResources:
+    """Return what a command asks for, within the same bounds as by REST. Raises `Invalid`, with the places.
+
+    The contract itself allows less, so that a command of an older producer is refused, not put aside.
+    """
+    try:
+        read_body(AskedResources, orjson.dumps(wanted.model_dump()))
+    except Invalid as error:
+        places = [Violation("/data/resources" + one.pointer, one.code, one.detail) for one in error.violations]
+        raise Invalid(error.code, error.what, why=error.why, todo=error.todo, violations=places) from None
+    return AskedResources(**wanted.model_dump())
 
 
 def problem_of(error: ClocheError) -> Problem:

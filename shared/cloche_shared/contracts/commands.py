@@ -15,7 +15,7 @@ from cloche_shared.contracts.envelope import COMMANDS
 from cloche_shared.contracts.facts.builder import Target
 from cloche_shared.contracts.files import RelativePath
 from cloche_shared.contracts.references import Environment, ModelRef
-from cloche_shared.contracts.runs import Argument, Resources
+from cloche_shared.contracts.runs import Resources, RunOptions
 
 EVERY_TOPIC: Final = f"{COMMANDS}*"
 """The commands of all projects, also of those that will be created."""
@@ -110,7 +110,7 @@ class BuildImage(Command):
     refresh: bool = False
 
 
-class SubmitRun(Coded):
+class SubmitRun(Coded, RunOptions):
     """Submit a run of a script of the code. Times are seconds; the rest is as with REST.
 
     No environment means the server's default one; `git` is the third way to bring the code.
@@ -119,19 +119,8 @@ class SubmitRun(Coded):
     owner: ClassVar[str] = "runner"
 
     git: GitSource | None = None
-    script: Script
-    arguments: tuple[Argument, ...] = Field(default=(), max_length=1000)
     environment: Environment | None = None
     models: tuple[ModelRef, ...] = Field(default=(), max_length=32)
-    experiment: Name = "default"
-    display_name: Annotated[str, StringConstraints(max_length=255)] = ""
-    variables: Variables = Field(default_factory=dict)
-    resources: Resources = Resources()
-    priority: int = Field(default=0, ge=-100, le=100)
-    deadline: float | None = Field(default=None, gt=0, le=30 * 86400)
-    grace: float = Field(default=10.0, ge=0, le=600)
-    retries: int = Field(default=0, ge=0, le=10)
-    tags: dict[str, str] = Field(default_factory=dict, max_length=64)
 
 
 class CancelRun(Command):

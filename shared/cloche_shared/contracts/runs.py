@@ -50,17 +50,15 @@ class AskedResources(Resources):
         return Resources.model_construct(**{name: getattr(self, name) for name in Resources.model_fields})
 
 
-class RunSpec(Strict):
-    """The user's code and how to run it.
+class RunOptions(Strict):
+    """How a run of some code is to be made, wherever the code comes from.
 
-    `script` is a path inside the snapshot (a manifest's digest in the runner's blobs of the
-    project). `deadline` and `grace` are seconds; `retries` counts further attempts after the user's
-    code failed; a higher `priority` goes first.
+    `script` is a path inside the code. `deadline` and `grace` are seconds; `retries` counts further attempts
+    after the user's code failed; a higher `priority` goes first.
     """
 
     script: Annotated[str, StringConstraints(min_length=1, max_length=1024)]
     arguments: tuple[Argument, ...] = Field(default=(), max_length=1000)
-    snapshot: Digest
     experiment: Name = "default"
     display_name: Annotated[str, StringConstraints(max_length=255)] = ""
     variables: Variables = Field(default_factory=dict)
@@ -70,6 +68,18 @@ class RunSpec(Strict):
     grace: float = Field(default=10.0, ge=0, le=600)
     retries: int = Field(default=0, ge=0, le=10)
     tags: dict[str, str] = Field(default_factory=dict, max_length=64)
+
+
+class RunSpec(RunOptions):
+    """The user's code and how to run it: `snapshot` is a manifest's digest in the runner's blobs of the project."""
+
+    snapshot: Digest
+
+
+def kept_spec(asked: RunOptions, resources: AskedResources, snapshot: str) -> RunSpec:
+    """Return what is kept of a run that was asked for, by REST or by message."""
+    kept = {name: getattr(asked, name) for name in RunOptions.model_fields}
+    return RunSpec.model_construct(**{**kept, "resources": resources.plain(), "snapshot": snapshot})
 
 
 class Ended(Lenient):
