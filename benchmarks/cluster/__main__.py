@@ -8,6 +8,10 @@ from benchmarks.__main__ import main
 MODULES: Final = {
     "idle": "bench_idle",
     "register": "bench_register",
+    "events": "bench_events",
+    "recovery": "bench_recovery",
+    "job": "bench_job",
+    "log": "bench_log",
     "blobs": "bench_blobs",
     "motor": "bench_motor",
 }

@@ -2,33 +2,55 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
+from benchmarks.cluster.leftovers import remove_installation
 from benchmarks.core import SkippedError, port_open
 from tests.e2e.cluster import Cluster
 from tests.environments import engine, places, sharing
 from tests.environments.owners import this_owner
-from tests.environments.servers import MongoServer, S3Server, Server
+from tests.environments.servers import KafkaServer, MongoServer, S3Server, Server
 
-__all__ = ["Cluster", "cluster", "document_store", "object_store", "port_open", "until_quiet"]
+__all__ = [
+    "Cluster",
+    "broker",
+    "broker_to_break",
+    "cluster",
+    "document_store",
+    "object_store",
+    "port_open",
+    "until_quiet",
+]
 
 QUIET_SHARE = 0.1
 """Of one core, taken by all services together: then nothing of an earlier load is still being worked off."""
 LONGEST_S = 60.0
+SHARED: Final = ("kafka", "mongo", "s3")
+_holders: Final[list[str]] = []
+"""The roles that this process holds a server of, once for each `with`."""
 
 
 @contextmanager
 def _shared(role: str) -> Iterator[Server]:
-    """Yield the running server of a role; it is given back afterwards. Raises `SkippedError`."""
+    """Yield the running server of a role; all are given back with the last of them. Raises `SkippedError`."""
+    _holders.append(role)
     try:
-        yield sharing.acquire(role, this_owner())
+        yield _acquired(role)
+    finally:
+        _holders.pop()
+        if not _holders:
+            sharing.release(this_owner())
+            engine.close()
+
+
+def _acquired(role: str) -> Server:
+    try:
+        return sharing.acquire(role, this_owner())
     except places.NotPossible as error:
         raise SkippedError(f"{role}: {error}") from None
-    finally:
-        sharing.release(this_owner())
-        engine.close()
 
 
 @contextmanager
@@ -48,16 +70,37 @@ def object_store() -> Iterator[S3Server]:
 
 
 @contextmanager
-def cluster(folder: Path) -> Iterator[Cluster]:
-    """Yield four services, one process each, with their gateway. Raises `SkippedError`."""
-    with document_store():
-        found = Cluster("", "", folder / "client", home=folder / "cluster", replicas=1)
-        found.scratch.mkdir()
+def broker() -> Iterator[KafkaServer]:
+    """Yield a message broker."""
+    with _shared("kafka") as server:
+        assert isinstance(server, KafkaServer)
+        yield server
+
+
+@contextmanager
+def broker_to_break() -> Iterator[KafkaServer]:
+    """Yield a message broker that nobody else uses. Raises `SkippedError`."""
+    with broker(), sharing.private("kafka") as server:
+        assert isinstance(server, KafkaServer)
+        yield server
+
+
+@contextmanager
+def cluster(folder: Path, *, replicas: int = 1, settings: Mapping[str, str] | None = None) -> Iterator[Cluster]:
+    """Yield the four services with their gateway; their databases, topics and bucket are gone afterwards.
+
+    `replicas`: processes of each service, runner and deployer each with a node of its own. `settings`
+    replace those that name the shared servers. Raises `SkippedError`.
+    """
+    with broker() as kafka, document_store() as store, object_store() as objects:
+        found = Cluster("", "", folder / "client", home=folder / "cluster", replicas=replicas, settings=settings or {})
+        found.scratch.mkdir(parents=True)
         try:
             found.start()
             yield found
         finally:
             found.stop()
+            remove_installation((found.home / "installation").read_text(), kafka, store, objects)
 
 
 def until_quiet(running: Cluster) -> float:
