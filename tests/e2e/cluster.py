@@ -82,7 +82,7 @@ class Cluster(Topology):
             "CLOCHE_HTTP__PORT": str(port),
             "CLOCHE_HTTP__PROXIES": '["127.0.0.1"]',
             **({"CLOCHE_CLUSTER__NODE": f"n{number}"} if service in WITH_NODE else {}),
-            **self.settings,
+            **{setting: value for setting, value in self.settings.items() if _concerns(setting, service)},
         }
         argv = [sys.executable, "-P", "-m", f"cloche_{service}"]
         with (self.home / f"{name}.log").open("ab") as log:
@@ -140,11 +140,17 @@ class Cluster(Topology):
     def _identity(self, name: str) -> str:
         return (self.home / name).read_text()
 
+    def _servers(self) -> "tuple[KafkaServer, MongoServer, S3Server]":
+        """Return the servers that all tests share."""
+        return (
+            cast("KafkaServer", sharing.acquire("kafka", this_owner())),
+            cast("MongoServer", sharing.acquire("mongo", this_owner())),
+            cast("S3Server", sharing.acquire("s3", this_owner())),
+        )
+
     def _stores(self) -> dict[str, str]:
         mine = self._identity("installation")
-        kafka = cast("KafkaServer", sharing.acquire("kafka", this_owner()))
-        mongo = cast("MongoServer", sharing.acquire("mongo", this_owner()))
-        s3 = cast("S3Server", sharing.acquire("s3", this_owner()))
+        kafka, mongo, s3 = self._servers()
         mechanism = re.search(r"authMechanism=([A-Z0-9-]+)", mongo.options)
         return {
             "CLOCHE_KAFKA__BOOTSTRAP_SERVERS": kafka.tls_bootstrap,
@@ -185,6 +191,12 @@ class Cluster(Topology):
             volumes={str(config): {"bind": "/etc/nginx/conf.d/default.conf", "mode": "ro"}},
         )
         self.gateway = str(container.id)
+
+
+def _concerns(setting: str, service: str) -> bool:
+    """Whether a service knows a setting: sections of other services are refused."""
+    section = setting.removeprefix("CLOCHE_").partition("__")[0].lower()
+    return section == service or section not in SERVICES
 
 
 def _is_gone(pid: int) -> bool:

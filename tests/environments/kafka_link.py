@@ -39,7 +39,12 @@ class KafkaLink:
         task = asyncio.current_task()
         if task is not None:
             self._tasks.add(task)
-        to_reader, to_writer = await asyncio.open_connection(*self._broker)
+            task.add_done_callback(self._tasks.discard)
+        try:
+            to_reader, to_writer = await asyncio.open_connection(*self._broker)
+        except OSError:  # nobody is there: who asks sees the connection break
+            writer.close()
+            return
         asked: dict[int, int] = {}
         try:
             async with asyncio.TaskGroup() as group:
@@ -52,8 +57,6 @@ class KafkaLink:
                 one.close()
                 with suppress(OSError):
                     await one.wait_closed()
-            if task is not None:
-                self._tasks.discard(task)
 
     async def _questions(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, asked: dict[int, int]

@@ -22,7 +22,11 @@ class TcpProxy:
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         host, port = self._target
-        there_reader, there_writer = await asyncio.open_connection(host, int(port))
+        try:
+            there_reader, there_writer = await asyncio.open_connection(host, int(port))
+        except OSError:  # nobody is there: who asks sees the connection break
+            writer.close()
+            return
         mute = asyncio.Event()
         ways = [self._ask(reader, there_writer, mute), self._answer(there_reader, writer, mute)]
         try:
@@ -49,6 +53,8 @@ class TcpProxy:
             if not mute.is_set():
                 writer.write(piece)
                 await writer.drain()
+        if not mute.is_set():
+            writer.close()
 
     async def _task(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

@@ -96,13 +96,18 @@ def _lost(op: Op, streams: Mapping[str, Facts]) -> str:
             return f"version {accepted[0]} of model {args['name']} was accepted and is not there"
     elif op.kind == "submit":
         facts = streams.get(f"run/{args['project']}/{op.result['id']}", ())
-        if not any(name == "RunSubmitted" and data["spec"] == args["spec"] for _, _, name, data in facts):
+        if not any(name == "RunSubmitted" and _says(data["spec"], args["spec"]) for _, _, name, data in facts):
             return f"run {op.result['id']} was accepted and is not there as it was accepted"
     elif op.kind == "deploy" and f"service/{args['project']}/{args['name']}" not in streams:
         return f"service {args['name']} was accepted and is not there"
     elif op.kind == "build" and f"buildrequest/{args['project']}/{op.result['id']}" not in streams:
         return f"the request {op.result['id']} for a build was accepted and is not there"
     return ""
+
+
+def _says(kept: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
+    """Whether all that was asked is kept; clients may leave out what has a default."""
+    return all(kept.get(name) == value for name, value in asked.items())
 
 
 def _definition(definition: Mapping[str, Any]) -> object:
@@ -193,7 +198,7 @@ class _Run:
             self.refuse(name, f"stands at {entry.seq}, after the run's end")
         elif name == "AttemptClaimed":
             self._claim(entry, name, data)
-        elif name in {"RunStarted", "RunFinalizing", "RunMeasured", "AttemptLost"}:
+        elif name in {"RunStarted", "RunFinalizing", "RunMeasured", "RunLogKept", "AttemptLost"}:
             self._hold(name, data)
         elif (name == "RunCompleted" and self.phase != "finalizing") or (
             name == "RunRequeued" and self.phase not in _HELD

@@ -1,0 +1,107 @@
+"""Clusters on servers of their own, how often each fault is injected, and the sum of all histories.
+
+CLOCHE_FAULTS=N injects each fault N times (1), and more than once at full length.
+"""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.e2e.conftest import LEFT_CONNECTION
+from tests.e2e.topology import using
+from tests.faults.collected import Judged, judged
+from tests.faults.load import Load
+from tests.faults.servers import Servers, own_servers
+from tests.faults.standing import Standing, standing
+
+TIMES: Final = int(os.environ.get("CLOCHE_FAULTS") or 1)
+FULL: Final = TIMES > 1
+PAUSE_S: Final = 30.0 if FULL else 6.0
+"""Longer than any deadline of `standing.SHORT`."""
+DOWN_S: Final = 10.0
+TIMEOUT_S: Final = 300
+PROPERTY: Final = "faults"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give each test the time that its waits may take."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.filterwarnings(LEFT_CONNECTION))
+            if not item.get_closest_marker("timeout"):
+                item.add_marker(pytest.mark.timeout(TIMEOUT_S))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Repeat each test that asks for `again` as often as CLOCHE_FAULTS says."""
+    if "again" in metafunc.fixturenames:
+        metafunc.parametrize("again", range(TIMES))
+
+
+@pytest.fixture(scope="session")
+def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of all clusters of this process; a keeper cleans up after it."""
+    root = tmp_path_factory.getbasetemp() / "cloche"
+    with using(root):
+        yield root
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Servers]:
+    with own_servers() as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def cluster(ground: Path, servers: Servers) -> Iterator[Standing]:
+    """One cluster for all faults that leave it well behind them."""
+    with standing(ground, "faults", servers) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def load(cluster: Standing, ground: Path) -> Load:
+    """Everything that clients were told by the cluster, over all tests: each judgement is about the whole history."""
+    made = Load(cluster, ground / "lived.txt")
+    made.prepare()
+    return made
+
+
+@pytest.fixture
+def verdict(cluster: Standing, load: Load, record_property: Callable[[str, object], None]) -> Callable[[], Judged]:
+    """Return what waits for quiet, judges the history so far, and fails with all that is wrong."""
+
+    def judge() -> Judged:
+        return passed(cluster, load, record_property)
+
+    return judge
+
+
+def passed(cluster: Standing, load: Load, record: Callable[[str, object], None]) -> Judged:
+    """Wait until a cluster is well and quiet, judge its whole history and note the counts; fails with what is wrong."""
+    cluster.all_ready()
+    found = judged(cluster, load)
+    record(PROPERTY, json.dumps({"cluster": str(cluster.home), "counts": found.counts}))
+    wrong = [*map(str, found.violations), *load.told.wrong]
+    assert not wrong, "\n".join([found.said(), *wrong[:20]])
+    return found
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the sum over the histories of all clusters: of each the last one, which holds those before."""
+    newest: dict[str, dict[str, int]] = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            for name, value in getattr(report, "user_properties", ()):
+                if name == PROPERTY and report.when == "call":
+                    told = json.loads(value)
+                    newest[told["cluster"]] = told["counts"]
+    total = sum((Counter(counts) for counts in newest.values()), Counter[str]())
+    if total:
+        listed = ", ".join(f"{count} {what}" for what, count in sorted(total.items()))
+        terminalreporter.write_line(f"faults: {listed}")
