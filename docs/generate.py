@@ -15,6 +15,7 @@ from cloche_shared.contracts import catalogue
 from cloche_shared.contracts.commands import ALL, Command, command_type
 from cloche_shared.contracts.fact import Fact, fact_type
 from cloche_shared.contracts.facts import builder, common, deployer, registry, runner
+from cloche_shared.definitions import codes, effects
 
 HERE = Path(__file__).parent / "reference"
 RELEASES = Path(__file__).parent / "released"
@@ -139,6 +140,31 @@ def _shape(schema: dict[str, Any]) -> str:
     return str(schema.get("type", schema.get("const", "any")))
 
 
+def definition_page() -> str:
+    """Return every attribute of a definition: what it does and the test of that, or what it is refused with."""
+    lines = [
+        "# The definition",
+        "",
+        "Made from the code by `docs/generate.py`. Every attribute has an effect, and a test of it, or is refused",
+        "with a code as soon as it says anything but its default: nothing is accepted and ignored. *Hashed* are those",
+        "that are part of [the hash](hash.md). `cloche env check FILE` says all of it of a file.",
+        "",
+        "| Attribute | What it does | Hashed | Test, or code of the refusal |",
+        "|---|---|---|---|",
+    ]
+    for pointer, one in effects.ATTRIBUTES.items():
+        name = pointer[1:].replace("/", ".")
+        state = f"`{one.test}`" if one.test else f"refused: `{one.code}`"
+        lines.append(f"| `{name}` | {one.effect} | {'yes' if one.hashed else ''} | {state} |")
+    lines += ["", "## Refused until they can take effect", "", "| Code | Why |", "|---|---|"]
+    lines += [f"| `{code}` | {reason} |" for code, reason in effects.REASONS.items()]
+    lines += ["", "## Errors", "", "| Code | |", "|---|---|"]
+    lines += [f"| `{code}` | {text} |" for code, text in codes.ERRORS.items()]
+    lines += ["", "## Warnings", "", "| Code | |", "|---|---|"]
+    lines += [f"| `{code}` | {text} |" for code, text in codes.WARNINGS.items()]
+    return "\n".join(lines) + "\n"
+
+
 def _json(value: object) -> str:
     return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
 
@@ -150,6 +176,7 @@ def pages() -> dict[str, str]:
         "settings.md": settings_page(),
         "events.md": events_page(),
         "commands.md": commands_page(),
+        "definition.md": definition_page(),
         "asyncapi.json": _json(catalogue.asyncapi(RELEASED[-1].stem)),
         **schemas,
     }

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 from cloche_registry.domain.environments import EnvironmentVersion
-from cloche_shared.contracts.definition import Definition, PipOptions, PythonSection
+from cloche_shared.contracts.definition import Definition, PipOptions
+from cloche_shared.definitions.rules import Where, checked
 from cloche_shared.errors import Invalid, Violation
 from cloche_shared.store.hashing import definition_hash
-from cloche_shared.store.indexes import check_indexes
-from cloche_shared.store.requirements import check_definition, parse_requirements
+from cloche_shared.store.requirements import parse_requirements
 
 _NO_OPTIONS = PipOptions()
 
@@ -23,23 +23,26 @@ class Recipe:
     default_python: str
     allowed_indexes: tuple[str, ...] | None = None
 
+    @property
+    def where(self) -> Where:
+        """What definitions are judged for."""
+        return Where(self.platform, self.allowed_indexes)
+
 
 def candidate(definition: Definition, recipe: Recipe, *, created_at: str, created_by: str) -> EnvironmentVersion:
     """Return the version that the definition would be.
 
     The definition is kept in canonical form (names, specifiers), with the interpreter as the user
-    left it. Raises `Invalid` with pointers below `/definition`.
+    left it. Raises `Invalid` with pointers below `/definition`, also for what cannot take effect here.
     """
     try:
-        checked = check_definition(definition)
-        if recipe.allowed_indexes is not None:
-            check_indexes(checked.python.pip_options, pointer="/python/pip_options", allowed=recipe.allowed_indexes)
+        found = checked(definition, recipe.where)
     except Invalid as error:
         raise below(error, "/definition") from None
-    python = checked.python.version or recipe.default_python
-    digest = definition_hash(checked, platform=recipe.platform, default_python=recipe.default_python)
+    python = found.python.version or recipe.default_python
+    digest = definition_hash(found, platform=recipe.platform, default_python=recipe.default_python)
     return EnvironmentVersion(
-        definition=checked, definition_hash=digest, python=python, created_at=created_at, created_by=created_by
+        definition=found, definition_hash=digest, python=python, created_at=created_at, created_by=created_by
     )
 
 
@@ -77,7 +80,7 @@ def with_requirements(definition: Definition | None, requirements: str | None) -
             f"There are more than {MAX_REQUIREMENTS} requirements.",
             violations=[Violation("/requirements", "invalid_field", "Too many requirements.")],
         )
-    section = PythonSection(version=base.python.version, pip=pip, pip_options=options)
+    section = base.python.model_copy(update={"pip": pip, "pip_options": options})
     return base.model_copy(update={"python": section})
 
 

@@ -29,6 +29,7 @@ from cloche_shared.contracts.references import (
     References,
     ResolvedModel,
 )
+from cloche_shared.definitions.rules import check_name
 from cloche_shared.errors import ClocheError, Conflict, Invalid, NotFound
 from cloche_shared.journal.commit import Origin
 from cloche_shared.journal.streams import Changed, Decision, Kind, Streams
@@ -83,7 +84,11 @@ class Environments:
     async def register(
         self, project: str, name: str, definition: Definition, origin: Origin, *, fingerprint: str = ""
     ) -> Registered:
-        """Register a definition; one that equals the latest version is that version."""
+        """Register a definition; one that equals the latest version is that version.
+
+        Raises `Invalid` (`reserved_name`, and as `candidate` does).
+        """
+        check_name(name)
         version = self.candidate(definition, origin.actor.subject)
         changed = await self.streams.change(
             self.streams.id(project, name),
@@ -284,6 +289,7 @@ class Resolver:
         resolved = tuple([await self._models.resolve(project, ref) for ref in references.models])
         wanted = references.environment or self._default
         if isinstance(wanted, InlineEnvironment):
+            check_name(wanted.name)
             version = self._environments.candidate(wanted.definition, event.actor or origin.actor.subject)
             await self._register(project, wanted.name, version, resolved, origin)
         else:

@@ -1,20 +1,29 @@
 """What names things: canonical JSON and the digests over it.
 
 `definition_hash` names what was asked (`e1`), `lock_digest` and `manifest_digest` name bytes. The
-scheme never changes under its name: another scheme is `e2` (docs/explanation/environments.md).
+scheme never changes under its name: another scheme is `e2` (docs/reference/hash.md).
 """
 
 import hashlib
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from urllib.parse import urlsplit, urlunsplit
 
 import orjson
 from packaging.utils import canonicalize_name
 from pydantic import BaseModel
 
-from cloche_shared.contracts.definition import Definition, Lock, PipOptions
+from cloche_shared.contracts.definition import (
+    CondaSection,
+    Definition,
+    DockerSection,
+    Lock,
+    PipOptions,
+    PythonSection,
+    SparkSection,
+)
 from cloche_shared.contracts.files import Manifest
+from cloche_shared.definitions.conda import canonical_channel, canonical_spec
 from cloche_shared.store.requirements import normalise_requirement
 
 Json = Mapping[str, "Json"] | Sequence["Json"] | str | int | bool | None
@@ -22,6 +31,8 @@ Json = Mapping[str, "Json"] | Sequence["Json"] | str | int | bool | None
 SCHEME = "e1"
 RECIPE = 1
 """Version of how an environment is made from a lock; another recipe means other bytes."""
+_NO_CONDA, _NO_SPARK, _NO_DOCKER = CondaSection(), SparkSection(), DockerSection()
+"""Sections that say nothing: they are no part of the document."""
 
 
 def _nfc(value: object) -> object:
@@ -61,8 +72,8 @@ def _names(names: Sequence[str]) -> list[str]:
     return sorted({name if name.startswith(":") else canonicalize_name(name) for name in names})
 
 
-def _options(options: PipOptions) -> Json:
-    return {
+def _options(options: PipOptions) -> dict[str, Json]:
+    document: dict[str, Json] = {
         "extra_index_urls": [_index(url) for url in options.extra_index_urls],
         "index_url": None if options.index_url is None else _index(options.index_url),
         "no_binary": _names(options.no_binary),
@@ -70,17 +81,76 @@ def _options(options: PipOptions) -> Json:
         "pre": options.pre,
         "require_hashes": options.require_hashes,
     }
+    if options.package_indexes:
+        named = options.package_indexes.items()
+        document["package_indexes"] = {canonicalize_name(name): _index(url) for name, url in named}
+    return document
 
 
 def hashed_document(definition: Definition, *, platform: str, default_python: str) -> Json:
     """Return the document that `e1` is the hash of."""
     section = definition.python
+    asked = definition.docker.platform if definition.docker else None
     return {
         "pip": sorted({normalise_requirement(line) for line in section.pip}),
         "pip_options": _options(section.pip_options),
-        "platform": platform,
+        "platform": asked or platform,
         "python": section.version or default_python,
         "recipe": RECIPE,
+        **dict(_further(definition)),
+    }
+
+
+def _further(definition: Definition) -> Iterator[tuple[str, Json]]:
+    """Yield the members that stand in the document only where the definition says something of them."""
+    yield from _python_members(definition.python)
+    yield from _image_members(definition.docker or _NO_DOCKER)
+    if definition.apt:
+        yield "apt", sorted(set(definition.apt))
+    if definition.build_variables:
+        yield "build_variables", dict(definition.build_variables)
+    if definition.spark is not None and definition.spark != _NO_SPARK:
+        yield "spark", _spark(definition.spark)
+
+
+def _python_members(section: PythonSection) -> Iterator[tuple[str, Json]]:
+    if section.conda is not None and section.conda != _NO_CONDA:
+        yield "conda", _conda(section.conda)
+    if section.user_managed:
+        yield "interpreter", section.interpreter_path or "python"
+    if section.wheels:
+        yield "wheels", sorted({wheel.digest for wheel in section.wheels})
+
+
+def _conda(section: CondaSection) -> Json:
+    document: dict[str, Json] = {
+        "channels": list(dict.fromkeys(canonical_channel(channel) for channel in section.channels)),
+        "packages": sorted({canonical_spec(spec) for spec in section.packages}),
+    }
+    if section.base_environment is not None:
+        document["base_environment"] = section.base_environment
+    return document
+
+
+def _image_members(docker: DockerSection) -> Iterator[tuple[str, Json]]:
+    if docker.base_image is not None:
+        yield "base_image", docker.base_image
+    if docker.registry is not None:
+        yield "registry", docker.registry.address.lower()
+    if docker.dockerfile is not None:
+        yield "dockerfile", docker.dockerfile
+    if docker.build_context is not None:
+        context = docker.build_context
+        yield "build_context", {"digest": context.digest, "dockerfile": context.dockerfile_path}
+    if docker.gpu_support:
+        yield "gpu", True
+
+
+def _spark(section: SparkSection) -> Json:
+    return {
+        "packages": sorted({f"{one.group}:{one.artifact}:{one.version}" for one in section.packages}),
+        "precache": section.precache_packages,
+        "repositories": [_index(url) for url in section.repositories],
     }
 
 
@@ -88,7 +158,8 @@ def definition_hash(definition: Definition, *, platform: str, default_python: st
     """Return `e1:<64 hex>`: the hash of what was asked, for a platform such as `linux-x86_64`.
 
     `default_python` stands for a version that the definition leaves open. Name, tags and variables
-    are not in it. Raises `Invalid` (code `invalid_requirement`, `requirement_option`).
+    are not in it. Raises `Invalid` (code `invalid_requirement`, `requirement_option`), and `ValueError` for
+    conda specifications that no check has seen.
     """
     document = hashed_document(definition, platform=platform, default_python=default_python)
     return f"{SCHEME}:{hashlib.sha256(canonical_json(document)).hexdigest()}"

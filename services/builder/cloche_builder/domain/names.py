@@ -83,8 +83,9 @@ def stream_of(build_id: str, project: str) -> StreamId | None:
 def build_definition(definition: Definition, default_python: str) -> Definition:
     """Return what a build is made from, with the Python that was left open.
 
-    Variables are the asker's business and stay out of a record that other projects may share.
+    Variables, description and tags are the asker's business and stay out of a record that other projects
+    may share.
     """
     section = definition.python
     python = section.model_copy(update={"version": section.version or default_python or None})
-    return definition.model_copy(update={"variables": {}, "python": python})
+    return definition.model_copy(update={"variables": {}, "description": "", "tags": {}, "python": python})
