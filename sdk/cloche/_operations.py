@@ -76,6 +76,12 @@ def views(kind: type[V], *parts: str, limit: int | None = None, **query: str | i
     return [kind.model_validate(item) for item in items]
 
 
+def whole_list(kind: type[V], *parts: str) -> Operation[list[V]]:
+    """Return a list that has no pages."""
+    answer = yield from send(Call("GET", path_of(*parts)))
+    return [kind.model_validate(item) for item in Listing.model_validate(answer.json()).items]
+
+
 def answered(call: Call) -> Operation[dict[str, Any]]:
     """Return the document that a call is answered with."""
     answer = yield from send(call)

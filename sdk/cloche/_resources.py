@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
+from cloche import _again as again
 from cloche import _operations as ops
 from cloche import _views
 from cloche._calls import Call, Operation, fetch, send, snapshot_of
@@ -300,6 +301,59 @@ class Letters(Resource):
     def resend(self, letter_id: str) -> Operation[_views.Letter]:
         """Deliver one again to the group that could not take it."""
         return ops.resend_letter(letter_id)
+
+
+class Groups(Resource):
+    """The consumer groups of the services. For administrators."""
+
+    @operation
+    def list(self) -> Operation[list_[_views.Group]]:
+        """Return them by name."""
+        return ops.whole_list(_views.Group, "events", "groups")
+
+    @operation
+    def replay(
+        self, group: str, *, since: datetime | None = None, dry_run: bool = False, told: again.Told = again.silent
+    ) -> Operation[int]:
+        """Deliver to a group again all that its topics hold, or what came `since` a time; return how much, about.
+
+        What the group did already it does not do twice. `told` is called with the group and the count so far.
+        """
+        return again.replay(group, since=since, dry_run=dry_run, told=told)
+
+
+class Journals(Resource):
+    """The services' journals, which hold all that ever happened. For administrators."""
+
+    @operation
+    def republish(  # noqa: PLR0913 - what may be selected
+        self,
+        *services: str,
+        stream: str | None = None,
+        first: int = 1,
+        last: int | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        dry_run: bool = False,
+        told: again.Told = again.silent,
+    ) -> Operation[dict[str, int]]:
+        """Send facts to the bus again, with their own ids, each aggregate's in order; return how many by service.
+
+        Without `services` those of all; `stream` (`run/default/<id>`) means one aggregate, from fact `first` to
+        `last`. `told` is called with the service and the count so far.
+        """
+        return again.republish(
+            services, stream=stream, first=first, last=last, since=since, until=until, dry_run=dry_run, told=told
+        )
+
+
+class Commands(Resource):
+    """Commands by message, for those who cannot, or need not, write to a broker."""
+
+    @operation
+    def send(self, command: Mapping[str, object]) -> Operation[_views.CommandTaken]:
+        """Put a command, a CloudEvent in structured mode, on the project's topic. Sent again it acts once."""
+        return again.send_command(command)
 
 
 class Nodes(Resource):

@@ -163,6 +163,22 @@ class Letter(View):
     project: str = ""
 
 
+class Group(View):
+    """A consumer group, and the topics that it reads; a name with `*` stands for all that begin so."""
+
+    group: str
+    service: str
+    topics: list[str]
+
+
+class CommandTaken(View):
+    """A command on its way: `subject` is its answer's, `correlationid` that of all that it sets going."""
+
+    subject: str
+    correlationid: str
+    topic: str
+
+
 class Listing(View):
     """One page."""
 

@@ -63,6 +63,18 @@ class Letters(Async, described.Letters):
     """Dead letters: messages that no handler could take. For administrators."""
 
 
+class Groups(Async, described.Groups):
+    """The consumer groups of the services. For administrators."""
+
+
+class Journals(Async, described.Journals):
+    """The services' journals, which hold all that ever happened. For administrators."""
+
+
+class Commands(Async, described.Commands):
+    """Commands by message, for those who cannot, or need not, write to a broker."""
+
+
 class Nodes(Async, described.Nodes):
     """The machines that runs are placed on."""
 
@@ -87,6 +99,9 @@ class AsyncClient(Async, described.Connection):
         self.projects = Projects(self)
         self.tokens = Tokens(self)
         self.letters = Letters(self)
+        self.groups = Groups(self)
+        self.journals = Journals(self)
+        self.commands = Commands(self)
 
     async def __aenter__(self) -> Self:
         return self

@@ -63,6 +63,18 @@ class Letters(Sync, described.Letters):
     """Dead letters: messages that no handler could take. For administrators."""
 
 
+class Groups(Sync, described.Groups):
+    """The consumer groups of the services. For administrators."""
+
+
+class Journals(Sync, described.Journals):
+    """The services' journals, which hold all that ever happened. For administrators."""
+
+
+class Commands(Sync, described.Commands):
+    """Commands by message, for those who cannot, or need not, write to a broker."""
+
+
 class Nodes(Sync, described.Nodes):
     """The machines that runs are placed on."""
 
@@ -87,6 +99,9 @@ class Client(Sync, described.Connection):
         self.projects = Projects(self)
         self.tokens = Tokens(self)
         self.letters = Letters(self)
+        self.groups = Groups(self)
+        self.journals = Journals(self)
+        self.commands = Commands(self)
 
     def __enter__(self) -> Self:
         return self

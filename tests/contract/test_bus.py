@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -229,6 +230,39 @@ async def test_a_subscriber_that_leaves_does_not_disturb_the_others(world: World
             pass
         await world.send([document("a", 1)])
         assert len(await take(staying, 1)) == 1
+
+
+async def replayed(world: World, group: str, topics: Sequence[str], since: datetime | None = None) -> None:
+    left = (await world.bus.past(topics, since)).left
+    async with asyncio.timeout(20):
+        while left:
+            left = (await world.bus.replay(group, topics, left, 2)).left
+
+
+async def test_a_replay_brings_a_group_its_past_again_in_order_and_no_other_hears_of_it(world: World) -> None:
+    await world.send([document("a", 1, facts=2), document("a", 2), document("m", 1, MODELS), document("a", 3)])
+    async with world.bus.subscribe("g", [RUNS]) as mine, world.bus.subscribe("h", [RUNS]) as others:
+        for subscription in (mine, others):
+            had = await take(subscription, 4)
+            await subscription.commit({had[-1].source: had[-1].offset + 1})
+        assert (await world.bus.past([RUNS])).messages >= 3
+        await replayed(world, "g", [RUNS])
+        again = await take(mine, 4)
+        assert ids(again) == [f"run/default/a/{seq:012d}#{index}" for seq, index in ((1, 0), (1, 1), (2, 0), (3, 0))]
+        assert [one.event.topic for one in again if one.event is not None] == [RUNS] * 4
+        assert await nothing_comes(others)
+        await world.send([document("a", 4)])
+        assert ids(await take(mine, 1)) == ["run/default/a/000000000004#0"]
+
+
+async def test_nothing_is_replayed_of_what_came_before_the_time_that_is_asked_for(world: World) -> None:
+    await world.send([document("a", 1)])
+    async with world.bus.subscribe("g", [RUNS]) as mine:
+        await take(mine, 1)
+        past = await world.bus.past([RUNS], datetime.now(UTC) + timedelta(hours=1))
+        assert (past.messages, dict(past.left)) == (0, {})
+        await replayed(world, "g", [RUNS], datetime(2020, 1, 1, tzinfo=UTC))
+        assert ids(await take(mine, 1)) == ["run/default/a/000000000001#0"]
 
 
 async def test_publishing_again_is_harmless(world: World) -> None:

@@ -29,6 +29,7 @@ from cloche_shared.bus.projector import Projection, Projector
 from cloche_shared.bus.relay import Relay
 from cloche_shared.denials import Denials
 from cloche_shared.http.elsewhere import Elsewhere
+from cloche_shared.http.operations import republish_router
 from cloche_shared.journal.commit import StreamId
 from cloche_shared.journal.streams import Streams
 from cloche_shared.journal.writer import Writer
@@ -105,9 +106,9 @@ class BuilderService:
         self.reader = reader
         self._denials = Denials(writer, platform.clock.monotonic, "builder")
         self._key_uses = KeyUses(platform.access, writer, "builder")
-        self._surface = Surface(
-            router=make_router(parts), checks={"builder lease": self._check}, finished=self._denials.note
-        )
+        routes = make_router(parts)
+        routes.routes.extend(republish_router(SERVICE, platform, writer).routes)
+        self._surface = Surface(router=routes, checks={"builder lease": self._check}, finished=self._denials.note)
 
     @property
     def surface(self) -> Surface:

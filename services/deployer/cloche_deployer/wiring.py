@@ -26,6 +26,7 @@ from cloche_shared.bus.projector import Projector
 from cloche_shared.bus.relay import Relay
 from cloche_shared.denials import Denials
 from cloche_shared.http.elsewhere import Elsewhere
+from cloche_shared.http.operations import republish_router
 from cloche_shared.journal.commit import StreamId
 from cloche_shared.journal.streams import Streams
 from cloche_shared.journal.writer import Writer
@@ -46,6 +47,8 @@ class TokenAccess:
         self._access = access
 
     async def projects(self, token: str) -> frozenset[str]:
+        if self._access.lacks(token):
+            await self._access.catch_up(token)
         principal = self._access.authenticate(token)
         if principal is None or not principal.may(SCORING_ACTION):
             return frozenset()
@@ -133,8 +136,10 @@ class Deployer:
         )
         self._denials = Denials(writer, platform.clock.monotonic, "deployer")
         self._key_uses = KeyUses(platform.access, writer, "deployer")
+        routes = service_router(parts)
+        routes.routes.extend(republish_router(NAME, platform, writer).routes)
         self._surface = Surface(
-            router=service_router(parts),
+            router=routes,
             ahead=(self.scoring,),
             figures=self.driver.figures,
             finished=self._denials.note,

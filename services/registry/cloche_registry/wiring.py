@@ -15,6 +15,7 @@ from cloche_registry.definitions import Recipe
 from cloche_registry.handlers import ENVIRONMENT, MODEL, OWNER, Environments, Models, Resolver
 from cloche_registry.keys import ACCESS, Keys
 from cloche_registry.letters import LETTER, DeadLetters, letter_routes
+from cloche_registry.replay import replay_routes
 from cloche_registry.settings import RegistrySettings
 from cloche_shared.bus.access_feed import feed_access
 from cloche_shared.bus.commands import DeskParts
@@ -26,6 +27,7 @@ from cloche_shared.denials import Denials
 from cloche_shared.http.commands import commands_router
 from cloche_shared.http.events import events_router
 from cloche_shared.http.files import files_router
+from cloche_shared.http.operations import republish_router
 from cloche_shared.journal.commit import StreamId
 from cloche_shared.journal.streams import Streams
 from cloche_shared.journal.writer import Writer
@@ -144,6 +146,8 @@ class Registry:
             letter_routes(self._letters),
             commands_router(platform.bus, platform.clock),
             events_router(platform.bus),
+            republish_router(OWNER, platform, self._writer),
+            replay_routes(platform.bus, self._writer),
         )
         whole = APIRouter()
         # each part's routes are complete; an included router would hide them from the check of `create_app`

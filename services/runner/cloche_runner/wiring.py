@@ -27,6 +27,7 @@ from cloche_shared.bus.projector import Projection, Projector
 from cloche_shared.bus.relay import Relay
 from cloche_shared.denials import Denials
 from cloche_shared.http.elsewhere import Elsewhere
+from cloche_shared.http.operations import republish_router
 from cloche_shared.journal.commit import StreamId
 from cloche_shared.journal.streams import Streams
 from cloche_shared.journal.writer import Writer
@@ -127,6 +128,7 @@ class Runner:
         self._denials = Denials(writer, platform.clock.monotonic, "runner")
         self._key_uses = KeyUses(platform.access, writer, "runner")
         routes = router(self.commands, self.reading, self.scheduling, platform, elsewhere)
+        routes.routes.extend(republish_router(SERVICE, platform, writer).routes)
         self._surface = Surface(routes, finished=self._denials.note)
 
     def _driver(self, node: NodePorts | None) -> Driver | None:

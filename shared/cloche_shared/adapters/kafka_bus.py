@@ -7,6 +7,7 @@ of it.
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Any, Final, TypeVar
 
 from aiokafka.admin import AIOKafkaAdminClient
@@ -14,12 +15,13 @@ from aiokafka.admin import AIOKafkaAdminClient
 from cloche_shared.adapters.kafka.letters import Letters
 from cloche_shared.adapters.kafka.reach import Reach, within
 from cloche_shared.adapters.kafka.reading import Member, Tail
+from cloche_shared.adapters.kafka.replaying import Replaying
 from cloche_shared.adapters.kafka.sending import Sender
 from cloche_shared.adapters.kafka.topics import Topics, all_topics, check_guarded
 from cloche_shared.backends import KafkaSettings
 from cloche_shared.contracts.envelope import Event
 from cloche_shared.errors import ClocheError
-from cloche_shared.ports.bus import DeadLetter, Delivery, Letter, Subscription
+from cloche_shared.ports.bus import Again, DeadLetter, Delivery, Letter, Ranges, Subscription
 
 SESSION_S: Final = 10.0
 T = TypeVar("T")
@@ -49,6 +51,7 @@ class KafkaBus:
         self._sender = Sender(self._reach)
         self._topics = Topics(self._reach)
         self._letters = Letters(self._reach, self._topics, self._sender)
+        self._replaying = Replaying(self._reach, self._sender)
 
     def options(self) -> dict[str, Any]:
         """Return how to reach the broker, for another client."""
@@ -96,6 +99,12 @@ class KafkaBus:
     async def resend(self, letter_id: str) -> None:
         """Let a letter come again to the group that buried it, and to no other."""
         await self._letters.resend(letter_id)
+
+    async def past(self, topics: Sequence[str], since: datetime | None = None) -> Again:
+        return await self._replaying.past(topics, since)
+
+    async def replay(self, group: str, topics: Sequence[str], left: Ranges, limit: int = 1000) -> Again:
+        return await self._replaying.replay(group, topics, left, limit)
 
     # --- the broker
 

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from hashlib import sha256
 
 from cloche_shared.adapters.memory_faults import NO_FAULTS, Faults
@@ -16,7 +17,7 @@ from cloche_shared.bus.letters import letter_not_found
 from cloche_shared.bus.topics import is_pattern, names
 from cloche_shared.contracts.envelope import Event
 from cloche_shared.contracts.facts import TOPICS
-from cloche_shared.ports.bus import DeadLetter, Delivery, Letter, Subscription
+from cloche_shared.ports.bus import Again, DeadLetter, Delivery, Letter, Ranges, Subscription
 
 
 @dataclass(slots=True)
@@ -31,6 +32,17 @@ class Partition:
         """Append; what comes later is never visible earlier."""
         self.log.append(Delivery(self.source, len(self.log), key, event, raw, reason))
         self.visible.append(max(at, self.visible[-1]) if self.visible else at)
+
+    def first(self, since: datetime | None) -> int:
+        """Return the place of the first message that came since a time, by what the events say."""
+        if since is None:
+            return 0
+        old = (one.event is None or _moment(one.event) < since for one in self.log)
+        return next((place for place, is_old in enumerate(old) if not is_old), len(self.log))
+
+
+def _moment(event: Event) -> datetime:
+    return datetime.fromisoformat(event.time)
 
 
 class MemoryBroker:
@@ -185,6 +197,24 @@ class MemoryBus:
         if event is not None:
             self._add(event, 0.0)
 
+    async def past(self, topics: Sequence[str], since: datetime | None = None) -> Again:
+        found = [part for name in topics for topic in self.broker.named(name) for part in self.broker.partitions(topic)]
+        ranges = {part.source: (part.first(since), len(part.log)) for part in found}
+        left = {source: (start, end) for source, (start, end) in ranges.items() if start < end}
+        return Again(sum(end - start for start, end in left.values()), left)
+
+    async def replay(self, group: str, topics: Sequence[str], left: Ranges, limit: int = 1000) -> Again:  # noqa: ARG002 - nothing is sent
+        """Set the group back."""
+        sources = {
+            part.source for name in topics for topic in self.broker.named(name) for part in self.broker.topics[topic]
+        }
+        mine = {source: ends for source, ends in left.items() if source in sources}
+        for source, (start, _) in mine.items():
+            self.broker.offsets[group, source] = start
+        for member in self.broker.members[group]:
+            member.go_back({source: start for source, (start, _) in mine.items()})
+        return Again(sum(end - start for start, end in mine.values()), {})
+
     def _add(self, event: Event, latency: float) -> None:
         delay = self._delay if event.topic != TOPICS["access"] else 0.0  # who may do what is never held back
         at = asyncio.get_running_loop().time() + delay + latency
@@ -212,6 +242,14 @@ class MemorySubscription:
         """Take over partitions; one that is kept goes on where it is."""
         self._dealt = {source: self._dealt.get(source, place) for source, (_, place) in places.items()}
         self._places = {source: self._places.get(source, place) for source, place in places.items()}
+        self.wake()
+
+    def go_back(self, places: Mapping[str, int]) -> None:
+        """Begin again at these places, where they are this member's."""
+        for source, (part, _) in list(self._places.items()):
+            if source in places:
+                self._places[source] = (part, places[source])
+                self._dealt[source] = places[source]
         self.wake()
 
     def wake(self) -> None:

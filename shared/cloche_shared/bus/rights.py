@@ -31,8 +31,8 @@ OWNERS: Final = {
 }
 """Who alone writes the facts about each kind of aggregate."""
 
-SHARED: Final = frozenset(("answers", "denial", "usage"))
-"""Kinds that every service writes: its answers, and who came to its door or was turned away there."""
+SHARED: Final = frozenset(("answers", "denial", "usage", "operation"))
+"""Kinds that every service writes: its answers, who came to its door or was turned away there, what operators did."""
 
 RESENDER: Final = "registry"
 """Who answers operators, and lets dead letters come again."""
@@ -76,6 +76,12 @@ def written_by(service: str) -> list[str]:
     """Return the topics that a service may write, without those for what cannot be understood."""
     kinds = [kind for kind in TOPICS if OWNERS.get(kind) == service or kind in SHARED]
     return list(dict.fromkeys([*(TOPICS[kind] for kind in kinds), *([RESENT] if service == RESENDER else [])]))
+
+
+def kinds_of(service: str) -> list[str]:
+    """Return the kinds of aggregates in a service's journal: keys before all else, for nobody gets in without."""
+    kinds = [kind for kind in TOPICS if OWNERS.get(kind) == service or kind in SHARED]
+    return sorted(kinds, key=lambda kind: (kind != "access", kind))
 
 
 def rights(prefix: str = "") -> list[Right]:

@@ -20,7 +20,7 @@ ANSWERS: Final = frozenset(
     )
 )
 _BEGINNINGS: Final = (
-    (TOPICS["denial"], ("AttemptsDenied",)),
+    (TOPICS["denial"], ("AttemptsDenied", "ApiKeysUsed", "ReplayStarted", "RepublishStarted")),
     (TOPICS["environment"], ("Environment", "Wheel")),
     (TOPICS["model"], ("Model",)),
     (TOPICS["access"], ("ApiKey", "Key", "Project", "DeadLetter", "Secret")),

@@ -12,6 +12,7 @@ them, and no sweep of the service's files passes there.
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
+from datetime import datetime
 from typing import Any, Final
 
 import orjson
@@ -19,7 +20,7 @@ import orjson
 from cloche_shared.contracts.envelope import Event
 from cloche_shared.errors import NotFound
 from cloche_shared.ports.blobs import Blobs, BlobStore
-from cloche_shared.ports.bus import Bus, DeadLetter, Delivery, Letter, Subscription
+from cloche_shared.ports.bus import Again, Bus, DeadLetter, Delivery, Letter, Ranges, Subscription
 from cloche_shared.ports.journal import Document, Journal, Verdict
 
 LIMIT: Final = 64 * 1024
@@ -173,6 +174,14 @@ class LargeBus:
     async def resend(self, letter_id: str) -> None:
         """Deliver a dead letter again."""
         await self._bus.resend(letter_id)
+
+    async def past(self, topics: Sequence[str], since: datetime | None = None) -> Again:
+        """Return what topics hold."""
+        return await self._bus.past(topics, since)
+
+    async def replay(self, group: str, topics: Sequence[str], left: Ranges, limit: int = 1000) -> Again:
+        """Deliver the past to a group once more."""
+        return await self._bus.replay(group, topics, left, limit)
 
     @asynccontextmanager
     async def _whole(self, joining: AbstractAsyncContextManager[Subscription]) -> AsyncIterator[Subscription]:

@@ -1,8 +1,9 @@
 """Bus: facts travel, at least once and in order per key."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
 from cloche_shared.contracts.envelope import Event
@@ -40,6 +41,18 @@ class Letter:
 
     id: str
     letter: DeadLetter
+
+
+Ranges = Mapping[str, tuple[int, int]]
+"""For each source the offset of the first message, and the one behind the last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """How many messages a group gets again, about, and what is left of them for another call."""
+
+    messages: int
+    left: Ranges
 
 
 class Subscription(Protocol):
@@ -104,3 +117,16 @@ class Bus(Protocol):
 
     async def resend(self, letter_id: str) -> None:
         """Deliver a dead letter again, and put it aside no longer. Raises `NotFound` (`letter_not_found`)."""
+
+    async def past(self, topics: Sequence[str], since: datetime | None = None) -> Again:
+        """Return what these topics hold up to now: all that is kept, or what came `since` a time.
+
+        Names may end with `*`, as in `subscribe`. Raises `Unavailable`.
+        """
+
+    async def replay(self, group: str, topics: Sequence[str], left: Ranges, limit: int = 1000) -> Again:
+        """Deliver to a group once more what `past` named, in order per key; of other groups none hears of it.
+
+        About `limit` messages at a time; call it again with what is left. What could not be read the first
+        time is passed over: it lies with the dead letters.
+        """

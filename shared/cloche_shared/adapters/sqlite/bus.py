@@ -14,14 +14,16 @@ import sqlite3
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import datetime
 from itertools import islice
 
 from cloche_shared.adapters.sqlite.inbox import INBOX, Inbox
 from cloche_shared.adapters.sqlite.letters import RESENT, Letters
+from cloche_shared.adapters.sqlite.past import first_position
 from cloche_shared.adapters.sqlite.writer import Placed, Writer
 from cloche_shared.contracts.envelope import COMMANDS, Event
 from cloche_shared.journal.commit import events_of
-from cloche_shared.ports.bus import DeadLetter, Delivery, Letter, Subscription
+from cloche_shared.ports.bus import Again, DeadLetter, Delivery, Letter, Ranges, Subscription
 from cloche_shared.ports.journal import Document
 
 _SHIFT = 16
@@ -114,6 +116,24 @@ class JournalBus:
         group = await self._letters.resend(letter_id)
         for subscription in {sub for subs in self._wanted.values() for sub in subs if sub.group == group}:
             subscription.look(RESENT)
+
+    async def past(self, topics: Sequence[str], since: datetime | None = None) -> Again:
+        """Return where the journals begin, or began to be written since a time; commands are kept by nobody."""
+        starts = {
+            name: first_position(self.reader, name, last, since) << _SHIFT for name, last in self.released.items()
+        }
+        ends = {name: (start, (self.released[name] + 1) << _SHIFT) for name, start in starts.items()}
+        waiting = sum(self.waiting(name, topics, start) for name, start in starts.items())
+        return Again(waiting, {name: range_ for name, range_ in ends.items() if range_[0] < range_[1]})
+
+    async def replay(self, group: str, topics: Sequence[str], left: Ranges, limit: int = 1000) -> Again:  # noqa: ARG002 - nothing is copied
+        """Set the group back."""
+        mine = {name: start for name, (start, _) in left.items() if name in self.released}
+        for name, start in mine.items():
+            self.remember(group, name, start)
+        for subscription in {sub for subs in self._wanted.values() for sub in subs if sub.group == group}:
+            subscription.go_back(mine)
+        return Again(sum(self.waiting(name, topics, start) for name, start in mine.items()), {})
 
     def remember(self, group: str, source: str, offset: int) -> None:
         """Keep a group's next offset; it is written with the next commit."""
@@ -251,6 +271,13 @@ class JournalSubscription:
             return
         self._tail.extend(items)
         self._next[source] = items[-1].offset + 1
+        self._wake()
+
+    def go_back(self, places: Mapping[str, int]) -> None:
+        """Read these journals again from there, behind what waits already."""
+        for source, start in places.items():
+            self._next[source] = min(start, self._next[source])
+        self._behind |= set(places)
         self._wake()
 
     def look(self, source: str) -> None:

@@ -24,6 +24,8 @@ from cloche_shared.contracts.facts.common import (
     AttemptsDenied,
     CommandAccepted,
     CommandRefused,
+    ReplayStarted,
+    RepublishStarted,
 )
 from cloche_shared.contracts.facts.deployer import (
     ReplicaEnded,
@@ -68,6 +70,7 @@ from cloche_shared.contracts.facts.runner import (
     RunCompleted,
     RunFailed,
     RunFinalizing,
+    RunLogKept,
     RunMeasured,
     RunPreparing,
     RunQueued,
@@ -89,6 +92,7 @@ TOPICS = {
     "answers": "cloche.answers",
     "denial": "cloche.denials",
     "usage": "cloche.denials",
+    "operation": "cloche.denials",
 }
 """The topic of each kind of aggregate."""
 
@@ -128,12 +132,14 @@ __all__ = [
     "ProjectCreated",
     "ReferencesRefused",
     "ReferencesResolved",
+    "ReplayStarted",
     "ReplicaAllocated",
     "ReplicaEnded",
     "ReplicaLost",
     "ReplicaPlaced",
     "ReplicaRefused",
     "ReplicaRequested",
+    "RepublishStarted",
     "ResourcesAllocated",
     "ResourcesReleased",
     "RevisionProvided",
@@ -142,6 +148,7 @@ __all__ = [
     "RunCompleted",
     "RunFailed",
     "RunFinalizing",
+    "RunLogKept",
     "RunMeasured",
     "RunPreparing",
     "RunQueued",

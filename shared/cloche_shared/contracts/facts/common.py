@@ -46,3 +46,25 @@ class ApiKeysUsed(Fact):
 
     subjects: tuple[str, ...]
     at: str
+
+
+class RepublishStarted(Fact):
+    """An administrator let facts of a service's journal be sent to the bus again.
+
+    `stream` is the one aggregate that it is about, empty where it is all; `first` and `last` are numbers within
+    it (`last` None: up to its end); `since` and `until` RFC 3339 times, empty where they bound nothing.
+    """
+
+    service: str
+    stream: str = ""
+    first: int = 1
+    last: int | None = None
+    since: str = ""
+    until: str = ""
+
+
+class ReplayStarted(Fact):
+    """An administrator let a consumer group have again what it had: all of it, or what came `since` a time."""
+
+    group: str
+    since: str = ""

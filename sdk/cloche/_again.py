@@ -1,0 +1,93 @@
+"""What the bus carried and is to carry again, and commands by message: operations for operators and producers."""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from cloche import _views
+from cloche._calls import Call, Operation, Pause, send
+from cloche._errors import Unauthenticated
+from cloche._operations import path_of
+
+SERVICES: Final = ("registry", "builder", "runner", "deployer")
+"""In the order in which they republish: before its keys are with the bus again, no other service lets anybody in."""
+KINDS: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("environment", "model", "access", "letter"), "registry"),
+    **dict.fromkeys(("build", "buildrequest"), "builder"),
+    **dict.fromkeys(("run", "node"), "runner"),
+    "service": "deployer",
+}
+"""Which service owns the aggregates of a kind."""
+UNKNOWN_YET: Final = 10
+"""How often a service is asked again, a second apart, that has not heard of the token yet."""
+
+Told = Callable[[str, int], None]
+"""Told of each page: the service or group, and how many messages there were so far."""
+
+
+def silent(_name: str, _count: int) -> None:
+    """Tell nobody."""
+
+
+def republish(  # noqa: PLR0913 - what may be selected
+    services: Sequence[str],
+    *,
+    stream: str | None,
+    first: int,
+    last: int | None,
+    since: datetime | None,
+    until: datetime | None,
+    dry_run: bool,
+    told: Told,
+) -> Operation[dict[str, int]]:
+    """Send facts to the bus again; return how many events each service sent, or has with `dry_run`."""
+    wanted = services or ((KINDS.get(stream.partition("/")[0], SERVICES[0]),) if stream else SERVICES)
+    selection = {"stream": stream or "", "first": first, "last": last, "dry_run": dry_run, **_times(since, until)}
+    counts: dict[str, int] = {}
+    for service in sorted(wanted, key=lambda name: SERVICES.index(name) if name in SERVICES else len(SERVICES)):
+        counts[service] = 0
+        place = ""
+        while True:
+            page = yield from _patient(
+                Call("POST", path_of("journals", service, "republish"), json={**selection, "place": place})
+            )
+            counts[service] += int(page["events"])
+            told(service, counts[service])
+            place = str(page["next"])
+            if not place:
+                break
+    return counts
+
+
+def _patient(call: Call) -> Operation[dict[str, Any]]:
+    """Return the answer; a service that does not know the token yet is asked again."""
+    for _ in range(UNKNOWN_YET):
+        try:
+            return (yield from send(call)).json()
+        except Unauthenticated:
+            yield Pause(1.0)
+    return (yield from send(call)).json()
+
+
+def _times(since: datetime | None, until: datetime | None = None) -> dict[str, str]:
+    found = {"since": since, "until": until}
+    return {name: moment.astimezone().isoformat() for name, moment in found.items() if moment is not None}
+
+
+def replay(group: str, *, since: datetime | None, dry_run: bool, told: Told) -> Operation[int]:
+    """Deliver to a group again what it had; return how many messages those are, about."""
+    body: dict[str, Any] = {**_times(since), "dry_run": dry_run}
+    count = 0
+    while True:
+        page = (yield from send(Call("POST", path_of("events", "groups", group, "replay"), json=body))).json()
+        count += int(str(page["messages"]))
+        told(group, count)
+        if not page["left"]:
+            return count
+        body["left"] = page["left"]
+
+
+def send_command(command: Mapping[str, object]) -> Operation[_views.CommandTaken]:
+    """Put a command on its project's topic."""
+    answer = yield from send(Call("POST", path_of("commands"), json=dict(command)))
+    return _views.CommandTaken.model_validate(answer.json())

@@ -1,0 +1,120 @@
+"""Republish: facts of a journal are sent to the bus again, with their own ids, each stream in order.
+
+For a broker that lost what it held. One page at a time, so that nothing is held for long and whoever asks
+sees how far it is; between two pages nothing is remembered but the place, which the caller keeps.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from cloche_shared.bus.relay import SEND_DEADLINE
+from cloche_shared.bus.rights import kinds_of
+from cloche_shared.contracts.envelope import Event
+from cloche_shared.errors import Invalid, Violation
+from cloche_shared.journal.commit import StreamId, events_of
+from cloche_shared.ports.bus import Bus
+from cloche_shared.ports.journal import Document, Journal
+
+MOST_AT_ONCE: Final = 1000
+"""Documents of one page."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which facts: those of one stream between two numbers (both included), or all; between two times or whenever."""
+
+    stream: StreamId | None = None
+    first: int = 1
+    last: int | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+    def holds(self, event: Event) -> bool:
+        """Whether an event is meant. One whose time cannot be read is."""
+        if self.last is not None and event.sequence > self.last:
+            return False
+        if self.since is None and self.until is None:
+            return True
+        try:
+            moment = datetime.fromisoformat(event.time)
+        except ValueError:
+            return True
+        return (self.since is None or moment >= self.since) and (self.until is None or moment <= self.until)
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """One page: documents that were looked at, events that are meant, and how many of them went to the bus.
+
+    `place` is where the next page begins; empty: there is none.
+    """
+
+    documents: int
+    events: int
+    sent: int
+    place: str
+
+
+class Republisher:
+    """One service's facts. `sends` is false where the bus reads the journal itself, so that nothing can be missing."""
+
+    def __init__(self, service: str, journal: Journal, bus: Bus, *, sends: bool) -> None:
+        self.service = service
+        self._journal = journal
+        self._bus = bus
+        self._sends = sends
+        self._kinds = kinds_of(service)
+
+    def check(self, selection: Selection, place: str) -> None:
+        """Refuse streams and places that are not of this journal. Raises `Invalid` (`unknown_stream`)."""
+        for name, text in (("stream", str(selection.stream or "")), ("place", place)):
+            kind = text.partition("/")[0]
+            if kind and (kind not in self._kinds or (name == "stream" and kind == "answers")):
+                raise Invalid(
+                    "unknown_stream",
+                    f"The {self.service} has no {name} {text[:128]!r}.",
+                    why=f"Its journal holds {', '.join(self._kinds)}.",
+                    todo="Name an aggregate as events do in their subject: run/default/<id>.",
+                    violations=[Violation(f"/{name}", "unknown_stream", "Not of this journal.")],
+                )
+
+    async def page(
+        self, selection: Selection, place: str = "", *, limit: int = MOST_AT_ONCE, dry: bool = False
+    ) -> Sent:
+        """Send one page again; with `dry` only count it. Raises `Unavailable`.
+
+        What the relay has not sent yet is passed over: it is on its way, and sent in its turn.
+        """
+        self.check(selection, place)
+        documents, following = await self._read(selection, place, limit)
+        gone = [one for one in documents if one.topic and (one.sent or not self._sends)]
+        events = [event for one in gone for event in self._events(one) if selection.holds(event)]
+        sends = self._sends and not dry and bool(events)
+        if sends:
+            async with asyncio.timeout(SEND_DEADLINE):
+                await self._bus.publish(events)
+        return Sent(len(documents), len(events), len(events) if sends else 0, following)
+
+    def _events(self, document: Document) -> list[Event]:
+        return events_of(document, f"/cloche/{self.service}")
+
+    async def _read(self, selection: Selection, place: str, limit: int) -> tuple[Sequence[Document], str]:
+        """Return the documents behind a place, and the place behind them."""
+        if selection.stream is not None:
+            begin = max(place, selection.stream.key(selection.first - 1))
+            found = await self._journal.read(f"{selection.stream}/", after=begin, limit=limit)
+            return found, self._behind(found, limit)
+        kind = place.partition("/")[0] or self._kinds[0]
+        found = await self._journal.read(f"{kind}/", after=place if place.partition("/")[2] else "", limit=limit)
+        behind = self._behind(found, limit)
+        if behind:
+            return found, behind
+        rest = self._kinds[self._kinds.index(kind) + 1 :]
+        return found, f"{rest[0]}/" if rest else ""
+
+    @staticmethod
+    def _behind(found: Sequence[Document], limit: int) -> str:
+        return found[-1].key if len(found) == limit else ""
