@@ -182,7 +182,7 @@ def index() -> Path:
 def _override(folder: Path) -> Path:
     """Write what the tests add: the index, and to whom each container belongs."""
     base = build.found(engine.client(), ROLES["python-base"])
-    names = ("secrets", "provision", "kafka", "mongo", "s3", *SERVICES, "executor", "gateway", "client")
+    names = ("secrets", "provision", "kafka", "mongo", "s3", *SERVICES, "fence", "executor", "gateway", "client")
     text = OVERRIDE.format(base=base, index=index())
     mine = {"label": LABEL, "owner_label": OWNER, "owner": this_owner()}
     text += f'    labels: {{{LABEL}: compose, {OWNER}: "{this_owner()}"}}\n'

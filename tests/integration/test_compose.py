@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import re
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from tests.environments.places import NotPossible, locked
 pytestmark = [pytest.mark.timeout(600), pytest.mark.slow]
 
 OURS = (*SERVICES, "executor")
+METADATA = ("169.254.169.254", "169.254.170.2", "100.100.100.200", "168.63.129.16", "192.0.0.192")
+"""Where clouds tell a machine its secrets."""
 WINE = '{"data": [[13.2, 1.78, 2.14, 11.2, 100, 2.65, 2.76, 0.26, 1.28, 4.38, 1.05, 3.4, 1050]]}'
 LOOK = """
 import json, os
@@ -39,13 +42,20 @@ print(json.dumps({
 }))
 """
 SPY = """
-import json, os, pathlib, socket
+import errno, json, os, pathlib, socket, time
 def reached(name, port):
     try:
         with socket.create_connection((name, port), timeout=2):
             return True
     except OSError:
         return False
+def refused(address):
+    began = time.monotonic()
+    try:
+        socket.create_connection((address, 80), timeout=2).close()
+    except OSError as error:
+        return error.errno == errno.EHOSTUNREACH and time.monotonic() - began < 1
+    return False
 def read(path):
     try:
         return pathlib.Path(path).read_bytes() != b""
@@ -56,6 +66,7 @@ print("FOUND " + json.dumps({
     "uid": os.getuid(),
     "variables": sorted(name for name in os.environ if name.startswith("CLOCHE_") and name.count("__")),
     "reached": [name for name, port in [*places, *map(tuple, json.loads(os.environ["PLACES"]))] if reached(name, port)],
+    "metadata": [one for one in json.loads(os.environ["METADATA"]) if not refused(one)],
     "secrets": [str(path) for path in pathlib.Path("/run").rglob("*") if "secret" in path.name and read(path)],
     "others": [pid for pid in os.listdir("/proc") if pid.isdigit() and pid == "1" and read(f"/proc/{pid}/environ")],
 }))
@@ -160,10 +171,11 @@ def test_a_program_sees_no_secret_and_no_store(project: Composed, environment: s
     networks = {name: inspected(project, name)["NetworkSettings"]["Networks"] for name in ("kafka", "mongo", "s3")}
     ports = {"kafka": 9092, "mongo": 27017, "s3": 7070}
     places = [[one["IPAddress"], ports[name]] for name, all_of in networks.items() for one in all_of.values()]
-    script.write_text(f"import os\nos.environ['PLACES'] = {json.dumps(places)!r}\n{SPY}")
+    told = {"PLACES": json.dumps(places), "METADATA": json.dumps(METADATA)}
+    script.write_text(f"import os\nos.environ |= {told}\n{SPY}")
     said = project.cloche("submit", str(script), "--env", "quickstart", "--follow")
     found = json.loads(said.partition("FOUND ")[2].splitlines()[0])
-    assert found == {"uid": 10002, "variables": [], "reached": [], "secrets": [], "others": []}
+    assert found == {"uid": 10002, "variables": [], "reached": [], "metadata": [], "secrets": [], "others": []}
 
 
 @pytest.fixture
@@ -198,8 +210,10 @@ def test_runs_of_an_executor_that_ends_are_tried_again(project: Composed, enviro
     project.wait(lambda: "Completed" in project.cloche("run", "show", run, ok=False), "the run to end")
 
 
-async def test_a_producer_outside_writes_commands_and_no_facts(project: Composed) -> None:
-    text = await asyncio.to_thread(project.compose, "run", "--rm", "client", "librdkafka.properties")
+async def test_a_producer_outside_writes_commands_and_no_facts(project: Composed, tmp_path: Path) -> None:
+    for name in ("librdkafka.properties", "ca.pem"):
+        (tmp_path / name).write_text(await asyncio.to_thread(project.compose, "run", "--rm", "client", name))
+    text = (tmp_path / "librdkafka.properties").read_text()
     said = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
     producer = AIOKafkaProducer(
         bootstrap_servers=said["bootstrap.servers"],
@@ -207,6 +221,7 @@ async def test_a_producer_outside_writes_commands_and_no_facts(project: Composed
         sasl_mechanism=said["sasl.mechanisms"],
         sasl_plain_username=said["sasl.username"],
         sasl_plain_password=said["sasl.password"],
+        ssl_context=ssl.create_default_context(cafile=tmp_path / said["ssl.ca.location"]),
     )
     await producer.start()
     try:

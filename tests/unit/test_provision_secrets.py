@@ -11,10 +11,12 @@ from cloche_shared.bus.rights import SERVICES
 from cloche_shared.cluster.provision.broker import client_files, settings
 from cloche_shared.cluster.provision.secrets import make_secrets, new_secret
 
+AUTHORITY = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----"
+
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    make_secrets(tmp_path, kafka_port=9094)
+    make_secrets(tmp_path, kafka_port=9094, authority=AUTHORITY)
     return tmp_path
 
 
@@ -28,13 +30,13 @@ def everything(root: Path) -> dict[str, str]:
 
 def test_a_second_start_changes_nothing(root: Path) -> None:
     before = everything(root)
-    make_secrets(root, kafka_port=9094)
+    make_secrets(root, kafka_port=9094, authority=AUTHORITY)
     assert everything(root) == before
 
 
 def test_a_changed_port_changes_what_follows_from_it_and_no_secret(root: Path) -> None:
     before = everything(root)
-    make_secrets(root, kafka_port=19094)
+    make_secrets(root, kafka_port=19094, authority=AUTHORITY)
     changed = {name for name, text in everything(root).items() if before[name] != text}
     assert changed == {"kafka/server.properties", "client/client.properties", "client/librdkafka.properties"}
 
@@ -75,7 +77,7 @@ def test_files_are_closed_to_others_unless_their_reader_is_not_known(root: Path)
 def test_half_a_file_is_never_seen(root: Path) -> None:
     (root / "admin" / ".pepper.new").write_text("half")
     (root / "admin" / "pepper").unlink()
-    make_secrets(root, kafka_port=9094)
+    make_secrets(root, kafka_port=9094, authority=AUTHORITY)
     assert len(read(root, "admin/pepper")) >= 40
     assert not (root / "admin" / ".pepper.new").exists()
 
@@ -87,7 +89,7 @@ def test_a_secret_needs_no_escape_anywhere() -> None:
 def test_nobody_comes_to_the_broker_without_signing_in() -> None:
     said = dict(line.split("=", 1) for line in settings("hidden", 9094).splitlines())
     protocols = said["listener.security.protocol.map"].split(",")
-    assert {one.partition(":")[2] for one in protocols} == {"SASL_PLAINTEXT"}
+    assert {one.partition(":")[2] for one in protocols} == {"SASL_SSL"}
     assert said["allow.everyone.if.no.acl.found"] == "false"
     assert said["auto.create.topics.enable"] == "false"
     assert said["super.users"] == "User:admin"
@@ -95,8 +97,14 @@ def test_nobody_comes_to_the_broker_without_signing_in() -> None:
 
 
 def test_the_files_for_clients_name_the_port_on_loopback() -> None:
-    files = client_files("producer", "hidden", 19094)
+    files = client_files("producer", "hidden", 19094, AUTHORITY)
     assert all("bootstrap.servers=127.0.0.1:19094" in text for text in files.values())
+    assert all("security.protocol=SASL_SSL" in text for text in files.values())
+
+
+def test_javas_file_holds_whom_to_trust_on_one_line() -> None:
+    said = client_files("producer", "hidden", 9094, AUTHORITY)["client.properties"].splitlines()
+    assert "ssl.truststore.certificates=" + AUTHORITY.replace("\n", "\\n") in said
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root hands files over")

@@ -8,7 +8,6 @@ import argparse
 import asyncio
 import contextlib
 import json
-import logging
 import os
 import signal
 import socket
@@ -17,7 +16,6 @@ import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
@@ -26,7 +24,6 @@ from cloche_shared.access import MIN_PEPPER_BYTES, AccessTable
 from cloche_shared.adapters.http_client import HttpClient
 from cloche_shared.adapters.http_server import Server, front_policy, listen, run, serve
 from cloche_shared.adapters.kafka_bus import KafkaBus
-from cloche_shared.adapters.log_sink import LogSink
 from cloche_shared.adapters.mongo import MongoStore
 from cloche_shared.adapters.peer_client import PeerClient
 from cloche_shared.adapters.s3_blobs import S3BlobStore
@@ -37,6 +34,7 @@ from cloche_shared.adapters.system_random import SystemRandom
 from cloche_shared.backends import secrets_read
 from cloche_shared.bus.access_feed import feed_access
 from cloche_shared.bus.dispatch import TRANSIENT
+from cloche_shared.cluster.process_log import process_log
 from cloche_shared.cluster.settings import ClusterSettings, ProcessSettings
 from cloche_shared.errors import ClocheError, Internal, Invalid
 from cloche_shared.http.elsewhere import Elsewhere
@@ -45,7 +43,7 @@ from cloche_shared.http.policy import FrontPolicy, host_name
 from cloche_shared.http.whole import ProcessParts, whole_app
 from cloche_shared.journal.large import LargeJournal
 from cloche_shared.lifecycle import Lifecycle
-from cloche_shared.logs import Log, Scrubber, StdlibBridge
+from cloche_shared.logs import Log, Scrubber
 from cloche_shared.service import Platform, Service
 from cloche_shared.settings import FILE, Loaded, load
 
@@ -372,14 +370,6 @@ def _openapi_file() -> bytes | None:
     return None
 
 
-def _log(service: str, scrubber: Scrubber) -> Log:
-    sink = LogSink(partial(os.write, 2))
-    log = Log(service, write=sink, clock=SystemClock(), scrubber=scrubber)
-    sink.tell = lambda lost: log.line("warning", "log_lines_lost", f"{lost} lines could not be written.", count=lost)
-    logging.basicConfig(handlers=[StdlibBridge(log)], level=logging.WARNING, force=True)
-    return log
-
-
 def show_config(loaded: Loaded[P], *, sources: bool) -> str:
     """Return every setting as a line, secrets masked; with `sources` where each came from."""
     lines = []
@@ -402,7 +392,7 @@ def main(name: str, model: type[P], build: "Build[P]", arguments: list[str] | No
     asked = parser.parse_args(arguments)
     os.umask(0o077)
     scrubber = Scrubber()
-    log = _log(name, scrubber)
+    log = process_log(name, scrubber)
     try:
         loaded = read_settings(model, asked.config, os.environ)
         if asked.command == "config":

@@ -3,17 +3,19 @@
 import argparse
 import asyncio
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Final
 
 from pydantic import SecretStr
 
-from cloche_shared.adapters.system_clock import SystemClock
 from cloche_shared.backends import KafkaSettings, MongoSettings, S3Settings
 from cloche_shared.bus.rights import PRODUCER, SERVICES
+from cloche_shared.cluster.process_log import process_log
 from cloche_shared.cluster.provision import servers
 from cloche_shared.cluster.provision.broker import ADMIN
+from cloche_shared.cluster.provision.certificates import make_certificates
 from cloche_shared.cluster.provision.secrets import Place, make_secrets, places
 from cloche_shared.errors import ClocheError
 from cloche_shared.logs import Log, Scrubber
@@ -33,6 +35,9 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     prepared.add_argument("--kafka", required=True, metavar="HOST:PORT", help="the administrator's listener")
     prepared.add_argument("--mongo", required=True, metavar="HOST:PORT")
     prepared.add_argument("--s3", required=True, metavar="URL")
+    prepared.add_argument(
+        "--ca-file", default="", metavar="FILE", help="speak TLS with Kafka and MongoDB, and trust this authority"
+    )
     prepared.add_argument("--partitions", type=int, default=12, help="of each topic of facts")
     for one in (made, prepared):
         one.add_argument("--root", type=Path, required=True, help="holds a folder for each reader")
@@ -62,7 +67,8 @@ class _Servers:
     async def _kafka(self) -> str:
         settings = KafkaSettings(
             bootstrap_servers=self._asked.kafka,
-            security_protocol="SASL_PLAINTEXT",
+            security_protocol="SASL_SSL" if self._asked.ca_file else "SASL_PLAINTEXT",
+            ca_file=self._asked.ca_file,
             sasl_mechanism="PLAIN",
             username=ADMIN,
             password=self._secret(self._places["admin"], "kafka-password"),
@@ -77,7 +83,13 @@ class _Servers:
     async def _mongo(self) -> str:
         admin = self._places["admin"]
         settings = await servers.sign_in(
-            MongoSettings(hosts=self._asked.mongo, username="cloche", password=self._secret(admin, "mongo-password"))
+            MongoSettings(
+                hosts=self._asked.mongo,
+                username="cloche",
+                password=self._secret(admin, "mongo-password"),
+                tls=bool(self._asked.ca_file),
+                ca_file=self._asked.ca_file,
+            )
         )
         own = {name: self._secret(self._places[name], "mongo-password") for name in SERVICES}
         said, logins = await servers.prepare_store(settings, own, self._log)
@@ -91,7 +103,10 @@ class _Servers:
     async def _s3(self) -> str:
         key = self._secret(self._places["admin"], "s3-secret-key")
         return self._said(
-            "s3", await servers.prepare_blobs(S3Settings(endpoint=self._asked.s3, access_key=S3_USER, secret_key=key))
+            "s3",
+            await servers.prepare_blobs(
+                S3Settings(endpoint=self._asked.s3, access_key=S3_USER, secret_key=key, ca_file=self._asked.ca_file)
+            ),
         )
 
     def _said(self, name: str, said: str) -> str:
@@ -117,17 +132,18 @@ def main(argv: list[str]) -> int:
     asked = _arguments(argv)
     os.umask(0o077)
     scrubber = Scrubber()
-    log = Log("provision", write=lambda line: os.write(2, line), clock=SystemClock(), scrubber=scrubber)
+    log = process_log("provision", scrubber)
     try:
         if asked.command == "secrets":
-            make_secrets(asked.root, kafka_port=asked.kafka_port)
+            authority = make_certificates(places(asked.root))
+            make_secrets(asked.root, kafka_port=asked.kafka_port, authority=authority)
             log.say("info", "secrets_ready", "Every secret is in place.")
         else:
             asyncio.run(_Servers(asked, log, scrubber).prepare())
     except ClocheError as error:
         log.say("error", "stopped", f"{error.what} {error.why} {error.todo}".strip(), code=error.code)
         return 1
-    except (OSError, TimeoutError) as error:
+    except (OSError, TimeoutError, subprocess.TimeoutExpired) as error:
         log.say("error", "stopped", f"{type(error).__name__}: {getattr(error, 'strerror', None) or 'no answer'}")
         return 1
     return 0

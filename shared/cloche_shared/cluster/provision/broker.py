@@ -6,6 +6,8 @@ from typing import Final
 ADMIN: Final = "admin"
 ADMIN_PORT: Final = 9091
 INTERNAL_PORT: Final = 9092
+FOLDER: Final = "/mnt/shared/config"
+"""Where the broker's image finds its settings; certificates lie beside them."""
 _PLAIN: Final = "org.apache.kafka.common.security.plain.PlainLoginModule"
 _SCRAM: Final = "org.apache.kafka.common.security.scram.ScramLoginModule"
 
@@ -14,7 +16,7 @@ def settings(password: str, host_port: int) -> str:
     """Return `server.properties`.
 
     The administrator's password is known before there are any users, so he signs in by PLAIN at a
-    listener of his own; everybody else by SCRAM. Nobody comes in without signing in.
+    listener of his own; everybody else by SCRAM. Nobody comes in without signing in, and nothing is in plain text.
     """
     login = f'{_PLAIN} required username="{ADMIN}" password="{password}" user_{ADMIN}="{password}";'
     lines = {
@@ -27,7 +29,7 @@ def settings(password: str, host_port: int) -> str:
             f"ADMIN://kafka:{ADMIN_PORT},INTERNAL://kafka:{INTERNAL_PORT},HOST://127.0.0.1:{host_port}"
         ),
         "listener.security.protocol.map": ",".join(
-            f"{name}:SASL_PLAINTEXT" for name in ("ADMIN", "INTERNAL", "CONTROLLER", "HOST")
+            f"{name}:SASL_SSL" for name in ("ADMIN", "INTERNAL", "CONTROLLER", "HOST")
         ),
         "inter.broker.listener.name": "ADMIN",
         "sasl.mechanism.inter.broker.protocol": "PLAIN",
@@ -39,6 +41,10 @@ def settings(password: str, host_port: int) -> str:
             f"listener.name.{name}.scram-sha-512.sasl.jaas.config": f"{_SCRAM} required;"
             for name in ("internal", "host")
         },
+        "ssl.keystore.type": "PEM",
+        "ssl.keystore.location": f"{FOLDER}/server.pem",
+        "ssl.truststore.type": "PEM",
+        "ssl.truststore.location": f"{FOLDER}/ca.pem",
         "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
         "allow.everyone.if.no.acl.found": "false",
         "super.users": f"User:{ADMIN}",
@@ -56,18 +62,31 @@ def settings(password: str, host_port: int) -> str:
     return _properties(lines)
 
 
-def client_files(user: str, password: str, host_port: int) -> Mapping[str, str]:
-    """Return ready settings for producers on this machine: for Java's clients and for librdkafka's."""
+def client_files(user: str, password: str, host_port: int, authority: str) -> Mapping[str, str]:
+    """Return ready settings for producers on this machine: for Java's clients and for librdkafka's.
+
+    Java's hold the authority's certificate; librdkafka's name a file `ca.pem` in the folder that the client runs in.
+    """
     common = {
         "bootstrap.servers": f"127.0.0.1:{host_port}",
-        "security.protocol": "SASL_PLAINTEXT",
+        "security.protocol": "SASL_SSL",
     }
-    login = f'{_SCRAM} required username="{user}" password="{password}";'
+    trusted = "\\n".join(authority.split("\n"))
+    java = {
+        "sasl.mechanism": "SCRAM-SHA-512",
+        "sasl.jaas.config": f'{_SCRAM} required username="{user}" password="{password}";',
+        "ssl.truststore.type": "PEM",
+        "ssl.truststore.certificates": trusted,
+    }
+    librdkafka = {
+        "sasl.mechanisms": "SCRAM-SHA-512",
+        "sasl.username": user,
+        "sasl.password": password,
+        "ssl.ca.location": "ca.pem",
+    }
     return {
-        "client.properties": _properties(common | {"sasl.mechanism": "SCRAM-SHA-512", "sasl.jaas.config": login}),
-        "librdkafka.properties": _properties(
-            common | {"sasl.mechanisms": "SCRAM-SHA-512", "sasl.username": user, "sasl.password": password}
-        ),
+        "client.properties": _properties(common | java),
+        "librdkafka.properties": _properties(common | librdkafka),
     }
 
 

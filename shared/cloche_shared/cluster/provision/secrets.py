@@ -1,7 +1,7 @@
 """The secrets of an installation: made once, at random, and never shown.
 
 Each consumer has a folder of its own (a volume), so that nobody holds what he does not need. What exists
-stays; what is derived (the broker's settings, the files for clients) is written at each start.
+stays; what is derived (the broker's settings, the files for clients, whom to trust) is written at each start.
 """
 
 import os
@@ -88,10 +88,10 @@ def places(root: Path) -> Mapping[str, Place]:
     }
 
 
-def make_secrets(root: Path, *, kafka_port: int) -> None:
+def make_secrets(root: Path, *, kafka_port: int, authority: str) -> None:
     """Make what is missing, and write what follows from it. Raises `OSError`.
 
-    `kafka_port` is where producers outside reach the broker, on loopback.
+    `kafka_port` is where producers outside reach the broker, on loopback; `authority` whom they trust (PEM).
     """
     place = places(root)
     for one in place.values():
@@ -109,5 +109,5 @@ def make_secrets(root: Path, *, kafka_port: int) -> None:
     place["mongo"].kept("root-password", admin.kept("mongo-password"))
     place["s3"].kept("secret-key", shared["s3-secret-key"])
     place["kafka"].put("server.properties", broker.settings(admin.kept("kafka-password"), kafka_port))
-    for name, text in broker.client_files(PRODUCER, client.kept("kafka-password"), kafka_port).items():
+    for name, text in broker.client_files(PRODUCER, client.kept("kafka-password"), kafka_port, authority).items():
         client.put(name, text)
