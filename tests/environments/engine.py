@@ -17,6 +17,8 @@ from tests.environments.places import NotPossible, cache, call, locked, say
 
 # Short, for the paths of Unix sockets have 108 bytes, and the engine makes deeper ones.
 RUN = Path("/run/cloche-test-engine")
+# Everybody on the machine meets this engine, so it lives in nobody's cache, which may be removed under it.
+DATA = Path("/var/lib/cloche-test-engine")
 SOCKET = RUN / "docker.sock"
 PID = RUN / "docker.pid"
 PACKAGES = ("docker.io", "iptables", "mmdebstrap")
@@ -134,7 +136,7 @@ def start() -> None:
     forget(RUN / "exec" / "containerd" / "containerd.pid", "containerd")
     settings = {
         "hosts": [f"unix://{SOCKET}"],
-        "data-root": str(cache() / "engine"),
+        "data-root": str(DATA),
         "exec-root": str(RUN / "exec"),
         "pidfile": str(PID),
         "log-level": "warn",
@@ -142,7 +144,7 @@ def start() -> None:
         "log-opts": {"max-size": "10m", "max-file": "2"},
     }
     (RUN / "daemon.json").write_text(json.dumps(settings))
-    log = cache() / "engine.log"
+    log = RUN / "engine.log"
     with log.open("wb") as file:
         daemon = subprocess.Popen(
             [at("dockerd") or "dockerd", "--config-file", RUN / "daemon.json"],
