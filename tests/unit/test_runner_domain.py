@@ -189,7 +189,7 @@ def test_the_third_loss_fails_the_run() -> None:
         run = claim(run)
     run = after(run, rules.decide_lost(run, run.fence, PROBLEM, GOOD, Again(3, AT), AT))
     assert run.problem is not None
-    assert (run.phase, run.problem.code, run.log_before) == ("failed", "infrastructure_failure", 5)
+    assert (run.phase, run.problem.code, run.logs[-1].size) == ("failed", "infrastructure_failure", 5)
 
 
 def test_a_cancel_before_a_claim_decides_and_one_after_the_end_is_harmless() -> None:

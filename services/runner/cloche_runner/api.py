@@ -11,7 +11,7 @@ from starlette.responses import Response, StreamingResponse
 from cloche_runner.domain.nodes import Node
 from cloche_runner.domain.runs import Run
 from cloche_runner.handlers import Commands, Submission
-from cloche_runner.logs import followed_bytes, last_lines, log_bytes, log_events
+from cloche_runner.logs import Position, followed_bytes, last_lines, log_bytes, log_events
 from cloche_runner.metrics import summarise
 from cloche_runner.reading import Follower, Reading
 from cloche_runner.scheduling import Scheduling
@@ -19,7 +19,6 @@ from cloche_runner.schemas import GpuView, MetricsView, NodeView, OutputsView, S
 from cloche_runner.views import RUNS, RunView, run_view
 from cloche_runner.why import why as explain
 from cloche_shared.contracts.runs import RunStatus
-from cloche_shared.errors import Invalid
 from cloche_shared.http.caller import Caller, may
 from cloche_shared.http.conditions import Matching, Once, Preferred, etag_of
 from cloche_shared.http.elsewhere import Elsewhere, may_go_on, primed
@@ -210,7 +209,7 @@ def _add_log(routes: APIRouter, api: _Api) -> None:
         follow: Annotated[bool, Query(description="Server-sent events until the run has ended.")] = False,
         accept: Annotated[str, Header(max_length=1024, include_in_schema=False)] = "",
     ) -> Response:
-        """Show the log as it is now, or follow it; ids of events are byte offsets.
+        """Show the log as it is now, or follow it; an event's id is the place behind it.
 
         With `Accept: application/octet-stream` a log that is followed comes as its bytes.
         """
@@ -223,21 +222,14 @@ def _add_log(routes: APIRouter, api: _Api) -> None:
             return StreamingResponse(body, media_type=BYTES)
         if follow or MEDIA_TYPE in accept:
             there = api.follower(request, run_id, follow=True)
-            return EventStream(log_events(api.reading, stream, _resumed(resume, offset), there))
+            start = Position.read(resume) if resume else Position(offset)
+            return EventStream(log_events(api.reading, stream, start, there))
         there = api.follower(request, run_id, follow=False)
         if tail is not None:
             lines = await last_lines(api.reading, stream, tail, there)
             return Response(lines, media_type="text/plain; charset=utf-8")
         body = await primed(log_bytes(api.reading, stream, offset, there))
         return StreamingResponse(body, media_type="text/plain; charset=utf-8")
-
-
-def _resumed(resume: str, offset: int) -> int:
-    if not resume:
-        return offset
-    if not resume.isdecimal() or len(resume) > 16:  # noqa: PLR2004 - beyond any log's length
-        raise Invalid("invalid_header", "Last-Event-ID is not a byte offset of this log.")
-    return int(resume)
 
 
 def _node_view(name: str, node: Node, project: str) -> NodeView:

@@ -18,6 +18,7 @@ from cloche_runner.domain.endings import NODES_FAULTS, Verdict, ended_at, judge,
 from cloche_runner.domain.runs import Run, holder
 from cloche_runner.environ import environment
 from cloche_runner.handlers import Core, service_origin
+from cloche_runner.keeping import LogKeeper
 from cloche_runner.metering import Meter
 from cloche_runner.permit import Permit
 from cloche_runner.ports import AttemptFiles
@@ -90,6 +91,7 @@ class Attempt:
         self._spec = _spec_of(run)
         self._blobs = core.space(stream.project)
         self._meter = Meter(core, parts.attempts, stream, self.id, self.fence, first=self._tell_begun)
+        self._keeper = LogKeeper(core, stream, run) if node.permit.is_limited else None
         self._begun_at = ""
         """When the user's code began, as long as the stream does not say it."""
         self._origin = service_origin(stream.id)
@@ -236,6 +238,8 @@ class Attempt:
             asyncio.create_task(self._cancel_when_asked(process), name="attempt-cancel"),
             asyncio.create_task(self._meter.run(), name="attempt-meter"),
         ]
+        if self._keeper is not None:
+            side.append(asyncio.create_task(self._keeper.run(process), name="attempt-log"))
         try:
             ending = await process.wait()
             # a program that was quick has begun before it ended, and both belong into the stream

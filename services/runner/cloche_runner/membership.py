@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from cloche_runner.domain import nodes as node_rules
 from cloche_runner.domain import run_decisions as decisions
 from cloche_runner.domain.nodes import NODE_PROJECT
-from cloche_runner.domain.runs import Run
+from cloche_runner.domain.runs import NODE_LOST, Run
 from cloche_runner.driver import STALE_FENCE, Driver
 from cloche_runner.handlers import Core, service_origin
 from cloche_runner.permit import GRANT_SHARE
@@ -175,7 +175,7 @@ class Membership:
         run = (await core.runs.get(stream)).state
         if not run.is_held or run.node != node or not self._acts():
             return
-        await lose(core, stream, run, Problem(code="node_lost", message=f"The node {node} did not renew its lease."))
+        await lose(core, stream, run, Problem(code=NODE_LOST, message=f"The node {node} did not renew its lease."))
 
 
 async def lose(core: Core, stream: StreamId, run: Run, problem: Problem) -> None:

@@ -22,6 +22,11 @@ class Permit:
         self._until = float("-inf") if lease is not None else float("inf")
         self._extended = asyncio.Event()
 
+    @property
+    def is_limited(self) -> bool:
+        """Whether others take over what this node holds when it is lost."""
+        return self.grant is not None
+
     def extend(self, seconds: float) -> None:
         """Take note that the lease was renewed: processes may live for so long from now."""
         self._until = self._clock.monotonic() + seconds

@@ -2,7 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import orjson
@@ -10,7 +11,7 @@ import orjson
 from cloche_runner.attempt import Attempt
 from cloche_runner.domain.nodes import Node
 from cloche_runner.domain.run_decisions import run_not_found
-from cloche_runner.domain.runs import Run
+from cloche_runner.domain.runs import LogPart, Run
 from cloche_runner.handlers import MANIFEST_LIMIT, Core
 from cloche_shared.contracts.fact import read_fact
 from cloche_shared.contracts.facts import RunMeasured
@@ -20,18 +21,33 @@ from cloche_shared.journal.commit import StreamId, written
 from cloche_shared.journal.streams import Present
 from cloche_shared.notes import notes_of
 from cloche_shared.ports.blobs import Blobs
-from cloche_shared.ports.executor import LogChunk
 
 PAGE = 200
 CHUNK = 256 * 1024
 LONGEST_VALUE = 2 * 1024 * 1024
 LOOK_AGAIN_S = 1.0
+"""Seconds after which a follower looks at a run again, whatever this replica heard."""
+HELD_AGAIN_S = 0.25
+"""The same while another node has the run, whose driver may not have taken it up when it was asked."""
 
 _log = notes_of(__name__)
 
 AttemptHere = Callable[[StreamId], Attempt | None]
 Follower = Callable[[str, int], AsyncIterator[bytes]]
 """Yields the log of a run from an offset on, as the node of that name has it; nothing when it cannot be asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Bytes of a run's log. `attempt` is whose log is still written, and may be cut off at its loss; 0: it stays."""
+
+    offset: int
+    data: bytes
+    attempt: int = 0
+
+    @property
+    def end(self) -> int:
+        return self.offset + len(self.data)
 
 
 class Reading:
@@ -113,28 +129,32 @@ class Reading:
         offset: int,
         *,
         follow: bool,
+        attempt: int = 0,
         elsewhere: Follower | None = None,
         only_here: bool = False,
-    ) -> AsyncIterator[LogChunk]:
+    ) -> AsyncIterator[Piece]:
         """Yield the run's log from `offset` on, over all its attempts; with `follow` until the run has ended.
 
-        What another node holds is asked there through `elsewhere`; what was shipped is read from the blobs.
-        With `only_here` it ends with the attempt that is here.
+        What another node holds is asked there through `elsewhere`; what was stored is read from the blobs.
+        `attempt`: whose log was read up to `offset`; where its node was lost meanwhile, the log goes on from where
+        that attempt's breaks off. With `only_here` it ends with the attempt that is here.
         """
         while True:
             present = await self.run(stream.project, stream.id)
             run = present.state
-            async for chunk in self._shipped(stream, run, offset):
-                yield chunk
-                offset = chunk.offset + len(chunk.data)
+            offset = run.log_resumes(offset, attempt)
+            async for piece in self._stored(stream, run.logs, 0, offset):
+                yield piece
+                offset, attempt = piece.end, 0
             if run.is_terminal:
                 return
-            async for chunk in self._present(stream, present, offset, follow=follow, elsewhere=elsewhere):
-                yield chunk
-                offset = chunk.offset + len(chunk.data)
+            async for piece in self._present(stream, present, offset, follow=follow, elsewhere=elsewhere):
+                yield piece
+                offset, attempt = piece.end, run.attempt
             if not follow or only_here:
                 return
-            await self._changed_within(stream, present.seq, LOOK_AGAIN_S if elsewhere is not None else None)
+            pause = HELD_AGAIN_S if run.is_held else LOOK_AGAIN_S
+            await self._changed_within(stream, present.seq, pause if elsewhere is not None else None)
 
     async def _changed_within(self, stream: StreamId, seq: int, seconds: float | None) -> None:
         """Wait until the run is beyond `seq`, or at most so long: what another node says may break off."""
@@ -144,35 +164,42 @@ class Reading:
 
     async def _present(
         self, stream: StreamId, present: Present[Run], offset: int, *, follow: bool, elsewhere: Follower | None
-    ) -> AsyncIterator[LogChunk]:
-        """Yield the present attempt's log from this node, or from the one that has it."""
+    ) -> AsyncIterator[Piece]:
+        """Yield the present attempt's log from the node that has it, or as far as it is stored."""
         run = present.state
         if elsewhere is None or not run.is_held or self._here(stream) is not None:
-            async for chunk in self._live(stream, present, offset, follow=follow):
-                yield chunk
-            return
+            live = self._live(stream, present, offset, follow=follow)
+        else:
+            live = _there(elsewhere, run, offset)
         try:
-            async for data in elsewhere(run.node, offset):
-                yield LogChunk(offset, data)
-                offset += len(data)
+            async for piece in live:
+                yield piece
+                offset = piece.end
         except Unavailable as error:
-            if not follow:
+            if not follow and offset >= run.log_before + run.log_kept:
                 raise
             _log.info("log_elsewhere_broke_off", run=str(stream), node=run.node, error=str(error))
+        async for piece in self._stored(stream, run.shipped, run.log_before, offset):
+            yield piece
 
-    async def _shipped(self, stream: StreamId, run: Run, offset: int) -> AsyncIterator[LogChunk]:
+    async def _stored(
+        self, stream: StreamId, parts: Sequence[LogPart], begin: int, offset: int
+    ) -> AsyncIterator[Piece]:
+        """Yield what is stored of a log from `offset` on; its first part begins at `begin`."""
         blobs = self._core.space(stream.project)
-        begin = 0
-        for part in run.logs:
-            if offset < begin + part.size:
+        for part in parts:
+            if part.mark and offset < begin + part.size:
+                yield Piece(offset, part.mark.encode()[max(0, offset - begin) :])
+                offset = begin + part.size
+            elif offset < begin + part.size:
                 async for data in blobs.read(part.digest, start=max(0, offset - begin)):
-                    yield LogChunk(offset, data)
+                    yield Piece(offset, data)
                     offset += len(data)
             begin += part.size
 
     async def _live(
         self, stream: StreamId, present: Present[Run], offset: int, *, follow: bool
-    ) -> AsyncIterator[LogChunk]:
+    ) -> AsyncIterator[Piece]:
         """Yield the present attempt's log from its process, as long as the attempt is the run's last."""
         run, seq = present.state, present.seq
         attempt = self._here(stream)
@@ -187,7 +214,7 @@ class Reading:
         if process is None:
             return
         async for chunk in process.log(max(0, offset - run.log_before), follow=follow):
-            yield LogChunk(run.log_before + chunk.offset, chunk.data)
+            yield Piece(run.log_before + chunk.offset, chunk.data, run.attempt)
 
     async def _process_known(self, stream: StreamId, attempt: Attempt, seq: int) -> bool:
         """Wait until the attempt has a process (true) or the run moves beyond `seq` (false)."""
@@ -249,3 +276,10 @@ class Reading:
             why=f"It left: {', '.join(entry.path for entry in manifest.files[:20]) or 'nothing'}.",
             todo="Name one of these, as /outputs lists them.",
         )
+
+
+async def _there(elsewhere: Follower, run: Run, offset: int) -> AsyncIterator[Piece]:
+    """Yield the present attempt's log as its node has it."""
+    async for data in elsewhere(run.node, offset):
+        yield Piece(offset, data, run.attempt)
+        offset += len(data)

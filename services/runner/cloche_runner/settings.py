@@ -22,6 +22,8 @@ class RunnerSettings(Section):
     `measure_every`: the pause between two looks at what a script logged.
     `measure_bytes`: how much of it is kept for one attempt.
     `log_bytes`: how much of an attempt's log is kept.
+    `log_kept_every`: the pause between two stores of a running attempt's log, where several replicas share a journal;
+    it grows with the attempt's age to 5 % of it. What was written since is missing when the node is lost.
     `outputs_bytes`: how much of what a run leaves is kept; files that do not fit are left out, and the run says so.
     `room_wait`: how long it is tried to store what a run leaves while the disk is full; then the run fails with what
     could be kept, and its working folder is removed.
@@ -45,6 +47,7 @@ class RunnerSettings(Section):
     measure_every: float = Field(default=1.0, gt=0)
     measure_bytes: int = Field(default=16 * 1024 * 1024, ge=0)
     log_bytes: int = Field(default=1024 * 1024 * 1024, ge=0)
+    log_kept_every: float = Field(default=10.0, gt=0)
     outputs_bytes: int = Field(default=50 * 1024**3, ge=0)
     room_wait: float = Field(default=60.0, ge=0)
     sweep_every: float = Field(default=30.0, gt=0)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from cloche_runner.domain.runs import Run
+from cloche_runner.domain.runs import MissingLog, Run
 from cloche_shared.contracts.references import Problem
 from cloche_shared.contracts.runs import Ended, Resources, RunStatus
 from cloche_shared.journal.commit import StreamId
@@ -65,6 +65,9 @@ class RunView(BaseModel):
     resources: Resources
     created_by: str
     log_bytes: int
+    log_missing: list[MissingLog] = Field(
+        default=[], description="From which bytes of the log on those of lost attempts are missing."
+    )
     build_id: str | None = Field(
         default=None, description="The build that its environment came from, as `/builds` knows it."
     )
@@ -104,6 +107,7 @@ def run_view(stream: StreamId, run: Run, created_by: str = "") -> RunView:
         resources=spec.resources,
         created_by=created_by or run.created_by,
         log_bytes=run.log_before,
+        log_missing=list(run.log_missing),
         build_id=run.build_id or None,
     )
 

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from cloche_shared.adapters.memory_executor import Life, Program
 from tests.unit.runner_world import Client, Cluster, answering, replica, sleeping
 
 pytestmark = pytest.mark.looptime
@@ -28,8 +29,8 @@ async def test_a_log_is_followed_through_a_replica_without_the_run() -> None:
         run_id = await other.submit("a.py")
         async with other.http.stream("GET", f"/runs/{run_id}/log?follow=true") as answer:
             text = (await answer.aread()).decode()
-        assert "id: 6\ndata: begun" in text
-        assert "id: 11\ndata: done" in text
+        assert "id: 6@1\ndata: begun" in text
+        assert "id: 11@1\ndata: done" in text
         assert 'event: end\ndata: {"status":"Completed"' in text
 
 
@@ -77,3 +78,63 @@ async def test_a_log_that_cannot_be_asked_for_is_said_so() -> None:
         del cluster.peers.apps["http://n1.cloche.test"]
         answer = await other.http.get(f"/runs/{run_id}/log")
         assert (answer.status_code, answer.json()["code"]) == (503, "peer_unreachable")
+
+
+def talking(lines: int, *, pause: float = 1.0) -> Program:
+    async def program(life: Life) -> int:
+        life.begin()
+        for number in range(lines):
+            life.say(f"line {number}\n".encode())
+            await asyncio.sleep(pause)
+        return 0
+
+    return program
+
+
+async def test_what_was_stored_of_a_lost_nodes_log_stays_and_says_where_it_breaks_off() -> None:
+    cluster = Cluster(shared=True)
+    cluster.programs["a.py"] = talking(40)
+    settings = {"lease": 6.0, "loss_delay": 0.1, "log_kept_every": 5.0}
+    async with answering(cluster), replica(cluster, "", **settings) as other:
+        async with replica(cluster, "n1", **settings):
+            run_id = await other.submit("a.py")
+            await other.until(run_id, "Running")
+            following = asyncio.create_task(other.http.get(f"/runs/{run_id}/log?follow=true", timeout=600))
+            await asyncio.sleep(13)
+            del cluster.peers.apps["http://n1.cloche.test"]
+            kept = (await other.http.get(f"/runs/{run_id}/log")).text
+        async with replica(cluster, "n2", **settings):
+            followed = (await following).text
+            shown = await other.ended(run_id)
+        whole = (await other.http.get(f"/runs/{run_id}/log")).text
+    assert shown["status"] == "Completed"
+    assert kept.startswith("line 0\n")
+    [cut] = shown["log_missing"]
+    assert (cut["attempt"], cut["offset"]) == (1, len(kept))
+    mark = f"[cloche: from byte {len(kept)} on the log of attempt 1 is missing: node_lost]\n"
+    assert whole == kept + mark + "".join(f"line {number}\n" for number in range(40))
+    # who followed saw more of the first attempt than is left of it, then the line, and all of the second
+    assert followed.count("data: line 12\n") == 2
+    assert followed.count(f"data: {mark}") == 1
+    assert followed.index(mark) < followed.rindex("data: line 0\n")
+    assert f'"missing":[{{"attempt":1,"offset":{len(kept)}}}]' in followed
+
+
+async def test_a_reader_who_comes_back_after_the_loss_misses_nothing_of_the_next_attempt() -> None:
+    cluster = Cluster(shared=True)
+    cluster.programs["a.py"] = talking(30)
+    settings = {"lease": 6.0, "loss_delay": 0.1}
+    async with answering(cluster), replica(cluster, "", **settings) as other:
+        async with replica(cluster, "n1", **settings) as first:
+            run_id = await other.submit("a.py")
+            await other.until(run_id, "Running")
+            await asyncio.sleep(8)
+            seen = (await first.http.get(f"/runs/{run_id}/log")).text
+        async with replica(cluster, "n2", **settings):
+            await other.ended(run_id)
+        headers = {"accept": "text/event-stream", "last-event-id": f"{len(seen)}@1"}
+        resumed = (await other.http.get(f"/runs/{run_id}/log", headers=headers)).text
+        refused = await other.http.get(f"/runs/{run_id}/log", headers={**headers, "last-event-id": "5@x"})
+    assert "[cloche: from byte 0 on the log of attempt 1 is missing: node_lost]" in resumed
+    assert "data: line 0\n" in resumed
+    assert (refused.status_code, refused.json()["code"]) == (422, "invalid_header")

@@ -17,6 +17,7 @@ from cloche_shared.contracts.facts import (
     RunCompleted,
     RunFailed,
     RunFinalizing,
+    RunLogKept,
     RunMeasured,
     RunPreparing,
     RunQueued,
@@ -28,6 +29,7 @@ from cloche_shared.contracts.references import Problem, References
 from cloche_shared.contracts.runs import Ended, RunSpec
 from cloche_shared.errors import Conflict, NotFound
 from cloche_shared.journal.streams import Decision
+from cloche_shared.ports.blobs import Blob
 
 NOTHING = Decision()
 
@@ -141,6 +143,17 @@ def decide_measured(run: Run, fence: int, lines: tuple[dict[str, object], ...], 
     if start != run.measures.offset or end <= start:
         return NOTHING
     return Decision([RunMeasured(lines=lines, attempt=run.attempt, fence=fence, start=start, end=end)])
+
+
+def decide_log_kept(run: Run, fence: int, start: int, part: Blob) -> Decision:
+    """Record that bytes of the present attempt's log from `start` on are stored; what is recorded is passed over.
+
+    Raises `Conflict` (code `stale_fence`).
+    """
+    hold(run, fence)
+    if start != run.log_kept or not part.size:
+        return NOTHING
+    return Decision([RunLogKept(attempt=run.attempt, fence=fence, start=start, size=part.size, log=part.digest)])
 
 
 def decide_finalizing(run: Run, fence: int, ended: Ended, at: str) -> Decision:

@@ -24,6 +24,7 @@ from cloche_shared.contracts.facts import (
     RunCompleted,
     RunFailed,
     RunFinalizing,
+    RunLogKept,
     RunMeasured,
     RunPreparing,
     RunQueued,
@@ -40,6 +41,8 @@ Phase = Literal[
 ENDED: frozenset[Phase] = frozenset({"completed", "failed", "canceled"})
 HELD: frozenset[Phase] = frozenset({"claimed", "running", "finalizing"})
 """Phases in which a node holds the run."""
+NODE_LOST = "node_lost"
+"""Why attempts on a node are lost that did not renew its lease."""
 
 _STATUS: Mapping[Phase, RunStatus] = {
     "": "NotStarted",
@@ -56,19 +59,34 @@ _STATUS: Mapping[Phase, RunStatus] = {
 
 
 class LogPart(BaseModel):
-    """The shipped log of an earlier attempt."""
+    """A part of a run's log that is stored, or the line that stands where the rest of an attempt's log is missing.
+
+    `mark` is that line, and then there is no digest.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     digest: str
     size: int
+    attempt: int = 0
+    mark: str = ""
+
+
+class MissingLog(BaseModel):
+    """From byte `offset` of the run's log on, that of an attempt is missing; a line there says so."""
+
+    model_config = ConfigDict(frozen=True)
+
+    attempt: int
+    offset: int
 
 
 class Run(BaseModel):
     """A run as it is. A default instance does not exist.
 
     `losses` counts attempts that ended for a reason of the infrastructure, `failures` those that the
-    user's code ended. `logs` are the earlier attempts' logs: a run's log is all of them in a row.
+    user's code ended. `logs` are the earlier attempts' logs: a run's log is all of them in a row. `shipped` is what
+    is stored of the present attempt's log while it runs: all that is left of it when its node is lost.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -97,6 +115,7 @@ class Run(BaseModel):
     ended: Ended | None = None
     outputs: str | None = None
     logs: tuple[LogPart, ...] = ()
+    shipped: tuple[LogPart, ...] = ()
     chain: str = ""
     created_by: str = ""
     created_at: str = ""
@@ -127,6 +146,25 @@ class Run(BaseModel):
     def log_before(self) -> int:
         """Bytes of log that earlier attempts wrote: where the present attempt's log begins."""
         return sum(part.size for part in self.logs)
+
+    @property
+    def log_kept(self) -> int:
+        """Bytes of the present attempt's log that are stored."""
+        return sum(part.size for part in self.shipped)
+
+    @property
+    def log_missing(self) -> tuple[MissingLog, ...]:
+        """Where the logs of lost attempts break off."""
+        found, begin = [], 0
+        for part in self.logs:
+            if part.mark:
+                found.append(MissingLog(attempt=part.attempt, offset=begin))
+            begin += part.size
+        return tuple(found)
+
+    def log_resumes(self, offset: int, attempt: int) -> int:
+        """Return where whoever read an attempt's log up to `offset` goes on: at most where that log breaks off now."""
+        return min([offset, *(cut.offset for cut in self.log_missing if cut.attempt == attempt)])
 
 
 def holder(run: str, attempt: int) -> str:
@@ -166,6 +204,7 @@ def _claimed(run: Run, fact: AttemptClaimed) -> Run:
         "gpus": fact.gpus,
         "started_at": "",
         "ended": None,
+        "shipped": (),
         "measures": run.measures.of_next_attempt(),
     }
     return run.model_copy(update=changes)
@@ -187,21 +226,40 @@ def _finalizing(run: Run, fact: RunFinalizing) -> Run:
     return run.model_copy(update={"phase": "finalizing", "ended": fact.ended})
 
 
+def _log_kept(run: Run, fact: RunLogKept) -> Run:
+    part = LogPart(digest=fact.log, size=fact.size, attempt=fact.attempt)
+    return run.model_copy(update={"shipped": (*run.shipped, part)})
+
+
 def _with_log(run: Run, ended: Ended | None) -> tuple[LogPart, ...]:
-    if ended is None or not ended.log:
+    """Return the run's log with the present attempt's, as far as it is stored."""
+    if ended is None or (not ended.log and not ended.log_bytes):
         return run.logs
-    return (*run.logs, LogPart(digest=ended.log, size=ended.log_bytes))
+    if ended.log:
+        return (*run.logs, LogPart(digest=ended.log, size=ended.log_bytes, attempt=run.attempt))
+    return _cut_off(run, "it went with its process")
+
+
+def _cut_off(run: Run, why: str) -> tuple[LogPart, ...]:
+    """Return the run's log with what is stored of the present attempt's, and a line that says what is not."""
+    offset = run.log_before + run.log_kept
+    mark = f"[cloche: from byte {offset} on the log of attempt {run.attempt} is missing: {why}]\n"
+    return (*run.logs, *run.shipped, LogPart(digest="", size=len(mark.encode()), attempt=run.attempt, mark=mark))
 
 
 def _lost(run: Run, fact: AttemptLost) -> Run:
     changes = {"losses": run.losses + 1, "problem": fact.problem, "ended": fact.ended, "riding": True}
-    return run.model_copy(update={**changes, "logs": _with_log(run, fact.ended)})
+    # an attempt whose code did not begin has no log; of a lost node nobody knows how far it came
+    began = run.phase != "claimed" or fact.problem.code == NODE_LOST
+    unknown = fact.ended is None and began
+    logs = _cut_off(run, fact.problem.code) if unknown else _with_log(run, fact.ended)
+    return run.model_copy(update={**changes, "logs": logs, "shipped": ()})
 
 
 def _requeued(run: Run, fact: RunRequeued) -> Run:
     changes: dict[str, object] = {"phase": "queued", "node": "", "gpus": (), "not_before": fact.not_before}
     if fact.cause == "user":
-        changes |= {"failures": run.failures + 1, "logs": _with_log(run, fact.ended)}
+        changes |= {"failures": run.failures + 1, "logs": _with_log(run, fact.ended), "shipped": ()}
     return run.model_copy(update=changes)
 
 
@@ -217,7 +275,7 @@ def _end(run: Run, phase: Phase, fact: RunCompleted | RunFailed | RunCanceled, p
         "left_out": fact.left_out,
     }
     if not run.riding:
-        changes["logs"] = _with_log(run, ended)
+        changes |= {"logs": _with_log(run, ended), "shipped": ()}
     return run.model_copy(update=changes)
 
 
@@ -228,6 +286,7 @@ _EVOLVE: Mapping[type[Fact], Callable[..., Run]] = {
     AttemptClaimed: _claimed,
     RunStarted: _started,
     RunMeasured: _measured,
+    RunLogKept: _log_kept,
     RunCancelRequested: _cancel_requested,
     RunFinalizing: _finalizing,
     AttemptLost: _lost,

@@ -115,6 +115,19 @@ class RunMeasured(Fact):
     end: int = 0
 
 
+class RunLogKept(Fact):
+    """So much of a running attempt's log was stored that it outlives the attempt's node.
+
+    `log` is the digest, in the runner's blobs of the project, of `size` bytes from byte `start` of that attempt's log.
+    """
+
+    attempt: int
+    fence: int
+    start: int
+    size: int
+    log: Digest
+
+
 class RunCompleted(Fact):
     """Ended well. `outputs` is the digest of the manifest in the runner's blobs of the project.
 
