@@ -4,6 +4,8 @@ A token is `cloche_<key id>_<secret>`; what is kept is HMAC-SHA-256 of the secre
 installation's pepper. Everything that the table does not allow is denied (security rules 5, 24).
 """
 
+import asyncio
+import contextlib
 import hmac
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -26,6 +28,10 @@ EVERY_PROJECT: Final = "*"
 DEFAULT_PROJECT: Final = "default"
 """The project that every installation has."""
 MAX_TOKEN_LENGTH: Final = 256
+ON_ITS_WAY_S: Final = 1.0
+"""For so many seconds a fact about a key or a project may be on its way from the replica that answered for it."""
+MOST_WAITING: Final = 256
+"""Requests that wait for such a fact at a time; further ones are answered at once."""
 
 _ROLES: Final[tuple[Role, ...]] = get_args(Role)
 
@@ -146,6 +152,8 @@ class AccessTable:
         self._used: set[str] = set()
         self._told: dict[str, float] = {}
         self._nobody = digest_of("", pepper)
+        self._news = asyncio.Event()
+        self._waiting = 0
 
     @property
     def projects(self) -> Collection[str]:
@@ -166,6 +174,31 @@ class AccessTable:
             self._told.pop(f"key:{fact.key_id}", None)
         elif isinstance(fact, ProjectCreated) and project:
             self._projects.add(project)
+        self._news.set()
+        self._news = asyncio.Event()
+
+    def lacks(self, token: str, project: str = "") -> bool:
+        """Whether a fact that did not come yet may let a token in, or open a project to it."""
+        parts = split_token(token) if len(token) <= MAX_TOKEN_LENGTH else None
+        if self._staleness is None or parts is None or parts[0] in self._revoked:
+            return False
+        _, principal = self._keys.get(parts[0], ("", None))
+        if principal is None:
+            return True
+        return bool(project) and project not in self._projects and EVERY_PROJECT in principal.projects
+
+    async def catch_up(self, token: str, project: str = "") -> None:
+        """Wait, at most `ON_ITS_WAY_S`, as long as the table lacks something that a token may need."""
+        if self._waiting >= MOST_WAITING:
+            return
+        self._waiting += 1
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(ON_ITS_WAY_S):
+                    while self.lacks(token, project):
+                        await self._news.wait()
+        finally:
+            self._waiting -= 1
 
     def heard(self) -> None:
         """Note that everything that the source holds now was applied."""
@@ -236,6 +269,10 @@ def _access_unknown(why: str) -> Unavailable:
     )
 
 
+SUSPECT_AFTER: Final = 3
+"""Failed attempts after which an address does not get others' patience."""
+
+
 class FailureGate:
     """Counts failed attempts per address: after `limit` within `window_s`, none is tried for `pause_s`.
 
@@ -264,6 +301,11 @@ class FailureGate:
         if count < self._limit:
             return 0.0
         return max(0.0, since + self._pause_s - self._monotonic())
+
+    def is_suspect(self, address: str) -> bool:
+        """Whether so many attempts from this address failed that the next one is more likely a guess."""
+        count, since = self._failures.get(address, (0, 0.0))
+        return count >= SUSPECT_AFTER and self._monotonic() - since <= self._window_s
 
     def failed(self, address: str) -> None:
         """Count one failure."""

@@ -1,11 +1,15 @@
 """Tokens, principals, the table of actions, and the gate for failed attempts."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from cloche_shared.access import (
     ACTIONS,
+    MOST_WAITING,
+    ON_ITS_WAY_S,
+    SUSPECT_AFTER,
     AccessTable,
     FailureGate,
     KeyRates,
@@ -222,3 +226,46 @@ def test_the_rates_remember_a_bounded_number_of_keys(clock: HandClock) -> None:
     for subject in ("a", "b", "c"):
         assert rates.wait(subject) == 0
     assert [rates.wait(subject) > 0 for subject in ("c", "b", "a")] == [True, True, False]
+
+
+async def test_a_token_and_a_project_that_are_on_their_way_are_waited_for(clock: HandClock) -> None:
+    table = AccessTable(PEPPER, clock, staleness=900)
+    key = issue_key(SystemRandom(), PEPPER)
+    token = key.token
+    told = ApiKeyIssued(key_id=key.key_id, digest=key.digest, role="admin", projects=("*",))
+    assert table.lacks(token)
+    waiting = asyncio.create_task(table.catch_up(token, "team"))
+    await asyncio.sleep(0)
+    table.apply(told)
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    table.apply(ProjectCreated(), "team")
+    await waiting
+    assert not table.lacks(token, "team")
+    assert not table.lacks("no token")
+    table.apply(ApiKeyRevoked(key_id=key.key_id))
+    assert not table.lacks(token)
+
+
+@pytest.mark.looptime
+async def test_what_does_not_come_is_waited_for_no_longer_than_a_fact_may_take(clock: HandClock) -> None:
+    table = AccessTable(PEPPER, clock, staleness=900)
+    loop = asyncio.get_running_loop()
+    waiting = [asyncio.create_task(table.catch_up(f"cloche_{number}_x")) for number in range(300)]
+    await asyncio.sleep(0.01)
+    assert sum(task.done() for task in waiting) == 300 - MOST_WAITING
+    await asyncio.gather(*waiting)
+    assert loop.time() == pytest.approx(ON_ITS_WAY_S, abs=0.02)
+    await AccessTable(PEPPER, clock).catch_up("cloche_1_x")
+    assert loop.time() == pytest.approx(ON_ITS_WAY_S, abs=0.02)
+
+
+def test_an_address_that_fails_again_and_again_is_suspect_for_a_while(clock: HandClock) -> None:
+    gate = FailureGate(clock.monotonic)
+    for _ in range(SUSPECT_AFTER):
+        assert not gate.is_suspect("a")
+        gate.failed("a")
+    assert gate.is_suspect("a")
+    assert not gate.is_suspect("b")
+    clock.at += 61
+    assert not gate.is_suspect("a")

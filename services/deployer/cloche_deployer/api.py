@@ -183,6 +183,7 @@ def _add_reading(routes: APIRouter, parts: Parts, seen: Sequence[Depends]) -> No
         if preferred.wait_s and state.candidate is not None:
             state, seq = await _settled(parts, stream, state.latest, preferred.wait_s)
             must_exist(state)
+        parts.driver.route(stream, state)
         return Reply(_live(parts, stream, state), etag=etag_of(seq))
 
 

@@ -116,7 +116,10 @@ class Driver:
 
     async def look(self, stream: StreamId) -> None:
         """Route to a service as the journal has it now, whatever facts did not come yet."""
-        state = (await self._streams.get(stream)).state
+        self.route(stream, (await self._streams.get(stream)).state)
+
+    def route(self, stream: StreamId, state: ServiceState) -> None:
+        """Route to a service by a state that was just read."""
         if self._closing or not (state.exists or stream in self._tended):
             return
         self.wake(stream)
@@ -235,8 +238,11 @@ class Driver:
         tended.target.settings = settings
         tended.target.reason = _reason(state)
         tended.target.node = self.other_node(state)
+        serving = tended.servings.get((state.incarnation, state.active))
         if tended.target.node:
             tended.target.switch(None)  # whoever is being answered here keeps the pool until it is drained
+        elif serving is not None and serving.pool is not None and serving.pool.state == "ready":
+            tended.target.switch(serving.pool)
 
     def _digests(self, stream: StreamId, state: ServiceState) -> list[bytes]:
         return [digest(key) for key in keys_of(self._pepper, stream.project, stream.id, state).values()]

@@ -124,6 +124,8 @@ class Front:
         rest = remainder(headers, receive, self._patience)
         receive = rest or receive
         answer = _Answer(exchange, send, self._installation, rest)
+        if refused is None:
+            await self._caller_heard_of(exchange, headers)
         refused = refused or self._caller_refused(exchange, headers)
         if refused is None:
             refused, receive = self._body(exchange, headers, receive)
@@ -216,11 +218,17 @@ class Front:
             drain=self._drain,
         )
 
+    async def _caller_heard_of(self, exchange: Exchange, headers: dict[bytes, bytes]) -> None:
+        """Wait for facts on their way: a token or project that another replica just made is refused by none."""
+        token = _token_of(headers)
+        project = headers.get(b"cloche-project", b"").decode("latin-1")
+        if self._access.lacks(token, project) and not self._gate.is_suspect(exchange.address):
+            await self._access.catch_up(token, project)
+
     def _caller_refused(self, exchange: Exchange, headers: dict[bytes, bytes]) -> ClocheError | None:
         if exchange.path in self._policy.open_paths:
             return None
-        header = headers.get(b"authorization", b"")
-        token = header[7:].decode("latin-1").strip() if header[:7].lower() == b"bearer " else ""
+        token = _token_of(headers)
         if not token:  # nobody guesses who sends none, and it is refused at no cost
             return _unauthenticated(given=False)
         if not self._access.remembers(token) and (wait := self._gate.wait(exchange.address)) > 0:
@@ -262,6 +270,11 @@ class Front:
         if refused is None and length is not None and (not length.isdigit() or int(length) > rule.limit):
             refused = _too_large(rule.limit)
         return refused, _Bounded(exchange, rule, receive, self._patience)
+
+
+def _token_of(headers: dict[bytes, bytes]) -> str:
+    header = headers.get(b"authorization", b"")
+    return header[7:].decode("latin-1").strip() if header[:7].lower() == b"bearer " else ""
 
 
 def _unauthenticated(*, given: bool) -> Unauthenticated:

@@ -104,6 +104,8 @@ class ScoringApp:
                 return
             target = await self._authorized(exchange, name)
             exchange.origins = target.settings.origins
+            if target.pool is None and not target.node and self._lookout is not None:
+                await self._lookout.look(target.project, target.name)
             if target.pool is None and target.node and self._onward is not None:
                 await self._onward.pass_on(exchange, target, await exchange.read(target.settings.max_body, self._reads))
             else:
