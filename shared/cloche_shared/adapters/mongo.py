@@ -56,11 +56,12 @@ from cloche_shared.adapters.mongo_errors import (
     unavailable,
     unsuitable,
 )
+from cloche_shared.adapters.mongo_inserts import Inserts
 from cloche_shared.adapters.waiters import Waiters
 from cloche_shared.backends import MongoSettings
 from cloche_shared.errors import ClocheError, Unavailable
 from cloche_shared.journal.commit import SEQUENCE_DIGITS
-from cloche_shared.ports.journal import Document, Lease, OutcomeUnknownError, Verdict
+from cloche_shared.ports.journal import Document, Lease, Verdict
 from cloche_shared.ports.views import Row
 
 MARGIN_S: Final = 0.5
@@ -95,7 +96,7 @@ class MongoStore:
         self._collections: dict[str, Any] = {}
         self._replicated = bool(settings.replica_set)
         self.scans = False
-        self.journal = MongoJournal(self)
+        self.journal = MongoJournal(self, settings.timeout_s + 2 * MARGIN_S)
         self.views = MongoViews(self)
         self.leases = MongoLeases(self)
 
@@ -226,6 +227,7 @@ class MongoStore:
 
     async def close(self) -> None:
         """Close every connection."""
+        await self.journal.settle()
         client, self._client = self._client, None
         self._collections.clear()
         if client is not None:
@@ -289,8 +291,9 @@ class MongoJournal:
 
     atomic = False
 
-    def __init__(self, store: MongoStore) -> None:
+    def __init__(self, store: MongoStore, patience_s: float) -> None:
         self._store = store
+        self._inserts = Inserts(store, patience_s)
 
     @property
     def _documents(self) -> Any:  # noqa: ANN401 - motor has no types
@@ -301,33 +304,15 @@ class MongoJournal:
             return []
         if any(len(document.body) > MOST_BYTES for document in documents):
             raise too_large()
-        rows = [written(document) for document in documents]
-        held = await self._store.write(lambda: self._insert(rows))
+        held = await self._inserts.insert([written(document) for document in documents])
         if held is None:
             return [Verdict.INSERTED] * len(documents)
         behind = len(documents) - held - 1
         return [Verdict.INSERTED] * held + [Verdict.DUPLICATE] + [Verdict.SKIPPED] * behind
 
-    async def _insert(self, rows: list[dict[str, Any]]) -> int | None:
-        """Insert in order; return the index of the first key that is held, None when none is.
-
-        On a replica set one document goes the way of many: only there is told whether the document that
-        holds the key is durable.
-        """
-        try:
-            if len(rows) == 1 and not self._store.replicated:
-                await self._documents.insert_one(rows[0])
-            else:
-                await self._documents.insert_many(rows, ordered=True)
-        except DuplicateKeyError:
-            return 0
-        except BulkWriteError as error:
-            details = error.details or {}
-            failed = details.get("writeErrors") or [{}]
-            if failed[0].get("code") == DUPLICATE and not details.get("writeConcernErrors"):
-                return int(failed[0]["index"])
-            raise OutcomeUnknownError("the document store wrote only a part") from error
-        return None
+    async def settle(self) -> None:
+        """Wait for what is being inserted, also for callers that do not wait any more."""
+        await self._inserts.settle()
 
     async def get(self, key: str) -> Document | None:
         found = await self._store.one(by_key(JOURNAL, key))
