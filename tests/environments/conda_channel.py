@@ -28,18 +28,19 @@ PLACEHOLDER = "/opt/anaconda1anaconda2anaconda3" + "_placehold" * 22
 """As conda-build makes them: longer than any prefix, so that it can be replaced inside a binary."""
 MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"
 PYTHON = f"{MINOR}.{sys.version_info.micro}"
-LEFT_OUT = {"site-packages", "__pycache__", "test", "tests", "idlelib", "tkinter", "turtledemo", "lib2to3", "ensurepip"}
+LEFT_OUT = {"site-packages", "pydoc_data", "test", "tests", "idlelib", "tkinter", "turtledemo", "lib2to3", "ensurepip"}
 BLOCK = 128 << 10
 
 
 @dataclass(frozen=True)
 class File:
-    """A file of a package. `mode`: how its placeholder is replaced (`text`, `binary`, or empty)."""
+    """A file of a package. `mode`: how its placeholder is replaced (`text`, `binary`, or empty); `mtime` in seconds."""
 
     data: bytes
     mode: str = ""
     placeholder: str = PLACEHOLDER
     executable: bool = False
+    mtime: int = 0
 
 
 @dataclass(frozen=True)
@@ -188,6 +189,7 @@ def _tar(files: Mapping[str, bytes | File | Link]) -> bytes:
                 continue
             file = content if isinstance(content, File) else File(content)
             member.size, member.mode = len(file.data), 0o755 if file.executable else 0o644
+            member.mtime = file.mtime
             archive.addfile(member, io.BytesIO(file.data))
     return raw.getvalue()
 
@@ -220,16 +222,19 @@ def package_bytes(package: CondaPackage) -> bytes:
 
 
 def _stdlib(prefix: str) -> dict[str, bytes | File | Link]:
+    """Return the standard library with the bytecode that lies beside it, as conda's own python brings it."""
     stdlib = Path(sysconfig.get_path("stdlib", vars={"installed_base": prefix, "base": prefix}))
     found: dict[str, bytes | File | Link] = {}
     for folder, below, names in os.walk(stdlib):
         below[:] = sorted(name for name in below if name not in LEFT_OUT and not name.startswith("config-"))
         for name in sorted(names):
             path = Path(folder, name)
-            inside = f"lib/python{MINOR}/{path.relative_to(stdlib)}"
+            if path.suffix == ".pyc" and not name.endswith(f".{sys.implementation.cache_tag}.pyc"):
+                continue
             data = path.read_bytes()
             named = name.startswith("_sysconfigdata") and prefix.encode() in data and len(prefix) > len("/usr/x")
-            found[inside] = File(data, "text", prefix) if named else data
+            file = File(data, "text" if named else "", prefix, mtime=int(path.stat().st_mtime))
+            found[f"lib/python{MINOR}/{path.relative_to(stdlib)}"] = file
     return found
 
 

@@ -16,16 +16,19 @@ class Choice:
     """One file that the resolver chose. `kind` `sdist` means that it must be built into a wheel.
 
     `url` may hold credentials and is used for the download only; `hash` is `sha256:<hex>` as the
-    index states it, or None; `size` in bytes or None.
+    index states it, or None; `size` in bytes or None. A conda package has its `build` string and the
+    channel's `subdir` too.
     """
 
-    kind: Literal["wheel", "sdist"]
+    kind: Literal["wheel", "sdist", "conda"]
     name: str
     version: str
     filename: str
     url: str
     hash: str | None
     size: int | None
+    build: str = ""
+    subdir: str = ""
 
 
 @dataclass(frozen=True, slots=True)

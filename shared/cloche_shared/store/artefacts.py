@@ -8,6 +8,8 @@ import asyncio
 import posixpath
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from cloche_shared.contracts.definition import Artefact, Lock
 from cloche_shared.errors import ClocheError, Failed, Invalid, Unavailable
@@ -74,10 +76,10 @@ async def _one(
     async with slots:
         blob = await _download(choice, sources, resolution.indexes)
     await sources.say(f"Downloaded {choice.filename} ({_readable(blob.size)})")
-    if choice.kind == "wheel":
-        artefact = _artefact(choice, blob)
-    else:
+    if choice.kind == "sdist":
         artefact = await _built(resolution, choice, blob, sources)
+    else:
+        artefact = _artefact(choice, blob)
     if ready is not None:
         await ready(artefact)
     return artefact
@@ -85,13 +87,15 @@ async def _one(
 
 def _artefact(choice: Choice, blob: Blob) -> Artefact:
     return Artefact(
-        kind="wheel",
+        kind="conda" if choice.kind == "conda" else "wheel",
         name=choice.name,
         version=choice.version,
         filename=choice.filename,
         url=without_credentials(choice.url),
         digest=blob.digest,
         size=blob.size,
+        build=choice.build,
+        subdir=choice.subdir,
     )
 
 
@@ -137,10 +141,25 @@ async def _download(choice: Choice, sources: Sources, beside: Sequence[str]) -> 
 
 
 async def _attempt(choice: Choice, sources: Sources, beside: Sequence[str]) -> Blob:
+    if choice.kind == "conda" and choice.url.startswith("file:"):
+        return await _from_folder(choice, sources)
     async with sources.http.get(choice.url, timeout=READ_SECONDS, beside=beside) as answer:
         if answer.status != _OK:
             raise _status_error(choice, answer)
         return await sources.blobs.put(_body(answer), digest=choice.hash, limit=MAX_BYTES)
+
+
+async def _from_folder(choice: Choice, sources: Sources) -> Blob:
+    """Store a package of a channel that is a folder, which the solver was allowed to read."""
+    path = Path(unquote(urlsplit(choice.url).path))
+    try:
+        return await sources.blobs.put_file(path, digest=choice.hash)
+    except FileNotFoundError as error:
+        raise Failed(
+            "package_not_found",
+            f"The channel's folder no longer has {choice.filename}.",
+            todo="Ask for another version of the package.",
+        ) from error
 
 
 async def _body(answer: HttpAnswer) -> AsyncIterator[bytes]:

@@ -3,12 +3,14 @@
 import asyncio
 import ctypes
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from cloche_shared.adapters.conda.process import CondaWorkers
 from cloche_shared.adapters.interpreters import Interpreter, Interpreters
 from cloche_shared.adapters.leftovers import Tidied, unused
+from cloche_shared.adapters.local_node_files.conda import CondaStore, conda_key, is_conda, own_python
 from cloche_shared.adapters.local_node_files.folders import Folders
 from cloche_shared.adapters.local_node_files.locks import Locks
 from cloche_shared.adapters.local_node_files.pool import WorkerPool
@@ -21,7 +23,7 @@ from cloche_shared.adapters.local_node_files.prefix import (
     look,
     owners,
 )
-from cloche_shared.adapters.local_node_files.store import WheelStore, remove_tree
+from cloche_shared.adapters.local_node_files.store import WheelStore, remove_tree, store_key
 from cloche_shared.adapters.sharing import PRIVATE, Sharing
 from cloche_shared.blobs.errors import disk_error
 from cloche_shared.contracts.definition import Artefact, Lock
@@ -66,12 +68,15 @@ class LocalNodeFiles:
         self._pool = WorkerPool(workers)
         self._locks = Locks(self._root / "locks")
         self._store = WheelStore(self._root, self._pool, self._locks)
+        self._workers = CondaWorkers(self._root / "conda", workers)
+        self._conda = CondaStore(self._root, self._pool, self._locks, self._workers)
         self._folders = Folders(self._root / "work")
         self._made = Tidied(self._root / "tmp", remove_tree)
 
     async def close(self) -> None:
         """End the worker processes."""
         await self._pool.close()
+        await self._workers.close()
 
     async def warm(self, python: str, artefact: Artefact, blobs: Blobs) -> None:
         """Unpack and compile one wheel ahead of its prefix, as soon as its bytes are there.
@@ -88,13 +93,19 @@ class LocalNodeFiles:
             raise Internal("invalid_digest", "A lock's digest is hexadecimal.")
         await _disk(self._made.open)
         async with self._locks.hold(f"prefix-{name}"):
-            interpreter = await self._interpreters.required(lock.python)
             path = self._root / "prefixes" / name
+            interpreter = await self._interpreter(lock, path)
             warnings = await self._reusable(path, interpreter)
             if warnings is not None:
                 return Prefix(path, path / "bin" / "python", reused=True, warnings=tuple(warnings))
             made = await self._make(path, lock, interpreter, artefacts)
             return Prefix(path, path / "bin" / "python", reused=False, warnings=tuple(made))
+
+    async def _interpreter(self, lock: Lock, path: Path) -> Interpreter:
+        """Return the interpreter of a lock's prefix: the one that conda puts there, or one of this machine."""
+        if is_conda(lock):
+            return own_python(lock, str(path / "bin" / "python"))
+        return await self._interpreters.required(lock.python)
 
     async def _reusable(self, path: Path, interpreter: Interpreter) -> list[str] | None:
         """Return the warnings of a prefix that is whole and untouched, else condemn it and return None."""
@@ -123,9 +134,10 @@ class LocalNodeFiles:
 
     async def _make(self, path: Path, lock: Lock, interpreter: Interpreter, blobs: Blobs) -> list[str]:
         for _ in range(ATTEMPTS):
-            keys = await together(self._store.ensure(item, interpreter, blobs) for item in lock.artefacts)
+            keys = await self._stored(lock, interpreter, blobs)
+            conda = {key: item for key, item in keys.items() if item.kind == "conda"}
             try:
-                return await _disk(self._build, path, interpreter, keys)
+                return await _disk(self._build, path, interpreter, list(keys), conda)
             except StoreChangedError as error:
                 await self._condemn(error.keys)
         raise Failed(
@@ -135,10 +147,27 @@ class LocalNodeFiles:
             todo="End the program that writes into the data folder, then try again.",
         )
 
-    def _build(self, path: Path, interpreter: Interpreter, keys: list[str]) -> list[str]:
+    async def _stored(self, lock: Lock, interpreter: Interpreter, blobs: Blobs) -> dict[str, Artefact]:
+        """Have every artefact of a lock in the store; returns them by key, in the order of the lock."""
+        if not is_conda(lock):
+            keys = await together(self._store.ensure(item, interpreter, blobs) for item in lock.artefacts)
+            return dict(zip(keys, lock.artefacts, strict=True))
+        found = {_key(item, interpreter): item for item in lock.artefacts}
+        if not await asyncio.to_thread(self._all_here, list(found)):
+            async with self._conda.lent(lock, self._interpreters, blobs) as python:
+                await together(
+                    (self._conda if item.kind == "conda" else self._store).ensure(item, python, blobs)
+                    for item in lock.artefacts
+                )
+        return found
+
+    def _all_here(self, keys: Sequence[str]) -> bool:
+        return all((self._root / "store" / key / "plan.json").exists() for key in keys)
+
+    def _build(self, path: Path, interpreter: Interpreter, keys: list[str], conda: Mapping[str, Artefact]) -> list[str]:
         folder = self._root / "tmp" / f"prefix-{os.urandom(8).hex()}"
         try:
-            warnings = Builder(folder, path, interpreter).build(self._root / "store", keys)
+            warnings = Builder(folder, path, interpreter, conda).build(self._root / "store", keys)
             self._sharing.readable(path.parent)
             self._sharing.show(folder)
             self._swap(folder, path)
@@ -199,13 +228,18 @@ def _exchange(new: Path, path: Path, aside: Path) -> None:
         new.rename(aside)
 
 
+def _key(artefact: Artefact, interpreter: Interpreter) -> str:
+    return (conda_key if artefact.kind == "conda" else store_key)(artefact, interpreter)
+
+
 def _inspect(path: Path, interpreter: Interpreter) -> tuple[Touched, list[str], list[str]] | None:
     found = load_tree(path)
     if found is None:
         return None
     tree, keys, warnings = found
+    program = path / "bin" / "python"
     try:
-        if (path / "bin" / "python").readlink() != Path(interpreter.path):
+        if str(program) != interpreter.path and program.readlink() != Path(interpreter.path):
             return None
     except OSError:
         return None

@@ -14,7 +14,7 @@ import os
 import posixpath
 import shutil
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,9 @@ import orjson
 from installer.scripts import Script
 
 from cloche_shared.adapters.interpreters import Interpreter
+from cloche_shared.adapters.local_node_files.relocating import CondaPart, record, record_name, relocated
 from cloche_shared.adapters.local_node_files.store import Expected, Plan, Tree, load_plan, record_field
+from cloche_shared.contracts.definition import Artefact
 
 MANIFEST = "cloche.manifest"
 ABOUT = "cloche.json"
@@ -136,13 +138,19 @@ def load_tree(prefix: Path) -> tuple[Tree, list[str], list[str]] | None:
 
 
 class Builder:
-    """Makes one prefix in `folder` for the place `final`. Runs in a thread."""
+    """Makes one prefix in `folder` for the place `final`. Runs in a thread.
 
-    def __init__(self, folder: Path, final: Path, interpreter: Interpreter) -> None:
+    The interpreter is linked in as a virtual environment does it, unless `conda` packages, by key, bring one.
+    """
+
+    def __init__(
+        self, folder: Path, final: Path, interpreter: Interpreter, conda: Mapping[str, Artefact] | None = None
+    ) -> None:
         self._folder = folder
         self._root = str(folder)
         self._final = final
         self._interpreter = interpreter
+        self._conda = conda or {}
         self._tree: Tree = {"": {}}
         self._warnings: list[str] = []
         self._changed: set[str] = set()
@@ -165,6 +173,10 @@ class Builder:
         self._folder.mkdir(mode=0o700, parents=True)
         for path in ("bin", "lib", f"lib/python{python.minor}", f"lib/python{python.minor}/site-packages"):
             self._make_folder(path)
+        if self._conda:
+            self._make_folder("conda-meta")
+            self._write("conda-meta/history", b"", 0o444)
+            return
         home = posixpath.dirname(python.path)
         text = f"home = {home}\ninclude-system-site-packages = false\nversion = {python.version}\n"
         self._write("pyvenv.cfg", text.encode(), 0o444)
@@ -199,7 +211,10 @@ class Builder:
         if plan.key in self._changed:
             return
         scripts = dict([*self._rewritten(plan, tree), *self._generated(plan)])
-        self._records(plan, scripts)
+        if plan.conda is None:
+            self._records(plan, scripts)
+        else:
+            self._relocate(plan, plan.conda, tree)
         self._warnings.extend(plan.warnings)
 
     def _link(self, plan: Plan, tree: Path) -> None:
@@ -259,6 +274,25 @@ class Builder:
             self._write(f"bin/{name}", data, 0o555)
             yield f"bin/{name}", data
 
+    def _relocate(self, plan: Plan, part: CondaPart, tree: Path) -> None:
+        """Write a conda package's files that name the prefix, and its record."""
+        for file in part.replaced:
+            if self._named(file.path):
+                self._warnings.append(f"{plan.name} replaces {file.path}, which another package installs too.")
+            source = os.open(tree / file.path, os.O_RDONLY | os.O_NOFOLLOW)
+            with os.fdopen(source, "rb") as stream:
+                if _expected(os.fstat(source)) != file.expected:
+                    self._changed.add(plan.key)
+                    return
+                data = stream.read()
+            mode = stat.S_IMODE(file.expected[3])
+            self._write(file.path, relocated(data, file, str(self._final)), mode)
+        self._write(f"conda-meta/{record_name(part.meta)}", record(part.meta, self._conda[plan.key]), 0o444)
+
+    def _named(self, path: str) -> bool:
+        folder, _, name = path.rpartition("/")
+        return name in self._tree[folder]
+
     def _records(self, plan: Plan, scripts: dict[str, bytes]) -> None:
         base = f"{plan.site}/{plan.dist_info}"
         self._write(f"{base}/INSTALLER", INSTALLER, 0o444)
@@ -313,6 +347,8 @@ def _record_hash(data: bytes) -> str:
 
 
 def _digest(path: str, folder: int) -> bytes:
+    if stat.S_ISLNK(_mode(path, folder)):
+        return os.fsencode(os.readlink(path, dir_fd=folder))
     file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=folder)
     with os.fdopen(file, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").digest()
@@ -322,6 +358,9 @@ def _copied(key: str, name: str, folders: tuple[int, int], unpacked: Expected, w
     """Copy a file that cannot be linked (another file system, too many links); raise what is no such reason."""
     if why.errno not in _COPY_INSTEAD:
         raise why
+    if stat.S_ISLNK(unpacked[3]):
+        os.symlink(os.readlink(name, dir_fd=folders[0]), name, dir_fd=folders[1])
+        return _expected(os.stat(name, dir_fd=folders[1], follow_symlinks=False))
     source = os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=folders[0])
     with os.fdopen(source, "rb") as reader:
         if _expected(os.fstat(source)) != unpacked:

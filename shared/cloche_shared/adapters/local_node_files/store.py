@@ -19,6 +19,7 @@ import orjson
 from cloche_shared.adapters.interpreters import Interpreter
 from cloche_shared.adapters.local_node_files.locks import Locks
 from cloche_shared.adapters.local_node_files.pool import Made, WorkerPool
+from cloche_shared.adapters.local_node_files.relocating import CondaPart, Replaced
 from cloche_shared.adapters.local_node_files.wheel import Contents, EntryPoint, Member, read_contents
 from cloche_shared.blobs.errors import disk_error
 from cloche_shared.contracts.definition import Artefact
@@ -43,7 +44,7 @@ class Plan:
     """What one wheel brings to a prefix; paths are relative to the prefix and to `tree`.
 
     `files` names every folder, also those without a file. `record` is the text of RECORD but for what
-    each prefix writes itself.
+    each prefix writes itself. A conda package has no RECORD but a `conda` part.
     """
 
     key: str
@@ -56,6 +57,7 @@ class Plan:
     record: str
     warnings: list[str]
     format: int = FORMAT
+    conda: CondaPart | None = None
 
 
 def store_key(artefact: Artefact, interpreter: Interpreter) -> str:
@@ -72,6 +74,9 @@ def load_plan(folder: Path) -> Plan | None:
     if data.get("format") != FORMAT:
         return None
     data["entry_points"] = [EntryPoint(**item) for item in data["entry_points"]]
+    part = data.get("conda")
+    if part is not None:
+        data["conda"] = CondaPart([Replaced(**item) for item in part["replaced"]], part["meta"])
     return Plan(**data)
 
 
@@ -131,12 +136,12 @@ class WheelStore:
     async def _make(self, key: str, artefact: Artefact, interpreter: Interpreter, blobs: Blobs) -> None:
         folder = self._tmp / f"store-{os.urandom(8).hex()}"
         try:
-            async with _wheel_file(artefact, blobs, folder) as wheel:
+            async with stored_file(artefact, blobs, folder) as wheel:
                 contents = await asyncio.to_thread(read_contents, wheel, artefact, interpreter.minor)
                 contents = without_bytecode(contents, interpreter.cache_tag)
                 folders = await asyncio.to_thread(_make_folders, folder, contents)
                 made = await self._unpack(wheel, folder / "tree", contents, interpreter)
-            await asyncio.to_thread(self._finish, folder, _plan(key, artefact, contents, folders, made))
+            await asyncio.to_thread(keep, self._root, folder, _plan(key, artefact, contents, folders, made))
         except Failed as error:
             if error.code in {"invalid_wheel", "unsafe_archive"}:
                 error.what = f"The wheel of {artefact.name} {artefact.version} cannot be installed."
@@ -156,24 +161,26 @@ class WheelStore:
         made = await together(self._pool.run(interpreter.path, job) for job in jobs)
         return [item for items in made for item in items]
 
-    def _finish(self, folder: Path, plan: Plan) -> None:
-        (folder / "plan.json").write_bytes(orjson.dumps(asdict(plan)))
-        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        target = self._root / plan.key
-        remove_tree(target)
-        folder.rename(target)
+
+def keep(store: Path, folder: Path, plan: Plan) -> None:
+    """Take a folder that is whole but for its plan into the store."""
+    (folder / "plan.json").write_bytes(orjson.dumps(asdict(plan)))
+    store.mkdir(mode=0o700, parents=True, exist_ok=True)
+    target = store / plan.key
+    remove_tree(target)
+    folder.rename(target)
 
 
 @asynccontextmanager
-async def _wheel_file(artefact: Artefact, blobs: Blobs, folder: Path) -> AsyncIterator[Path]:
-    """Give the wheel as a file: the blob's own where it lies on this machine, else a copy."""
+async def stored_file(artefact: Artefact, blobs: Blobs, folder: Path) -> AsyncIterator[Path]:
+    """Give an artefact as a file: the blob's own where it lies on this machine, else a copy."""
     await asyncio.to_thread(folder.mkdir, 0o700, parents=True)
     try:
         path = await blobs.file(artefact.digest)
         if path is not None:
             yield path
             return
-        copy = folder / "wheel"
+        copy = folder / "artefact"
         await _copy(artefact, blobs, copy)
     except NotFound as error:
         raise Failed(
@@ -261,7 +268,7 @@ def _plan(key: str, artefact: Artefact, contents: Contents, folders: list[str], 
         name=artefact.name,
         site=contents.site,
         dist_info=contents.dist_info,
-        files=_by_folder(folders, (item for item in made if item[0] not in scripts)),
+        files=by_folder(folders, (item for item in made if item[0] not in scripts)),
         scripts=sorted(scripts),
         entry_points=list(contents.entry_points),
         record=_record(contents),
@@ -269,7 +276,8 @@ def _plan(key: str, artefact: Artefact, contents: Contents, folders: list[str], 
     )
 
 
-def _by_folder(folders: Iterable[str], made: Iterable[Made]) -> Tree:
+def by_folder(folders: Iterable[str], made: Iterable[Made]) -> Tree:
+    """Return what was made by folder; `folders` are all of them, parents first."""
     tree: Tree = {folder: {} for folder in folders}
     for path, *expected in made:
         folder, _, name = path.rpartition("/")

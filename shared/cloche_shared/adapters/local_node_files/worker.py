@@ -3,7 +3,8 @@
 Started as `python -I -S -B worker.py`; reads one JSON job per line from stdin, answers with one
 JSON line each, and ends with its stdin. A job is `{"wheel", "tree", "files": [[member, path,
 algorithm, hash, mode, source], …]}`; paths were checked and their folders made by the parent. The
-answer is `{"files": [[path, inode, size, mtime_ns, mode], …]}` or `{"error": code, "why": …}`.
+answer is `{"files": [[path, inode, size, mtime_ns, mode], …]}` or `{"error": code, "why": …}`. A job
+`{"compile": tree, "files": [path, …]}` makes the bytecode of sources that lie there already.
 
 Source is compiled straight from memory into unchecked hash-based bytecode (PEP 552), so that it
 stays valid at every path that it is linked to; the import system sets the code's file name to the
@@ -94,8 +95,20 @@ def _unpack(archive: zipfile.ZipFile, tree: str, entry: list[Any]) -> list[Made]
     return made
 
 
+def _compile_there(tree: str, path: str) -> list[Made]:
+    """Make the bytecode of a source that lies in the tree; none for what is no program or too large."""
+    with open(f"{tree}/{path}", "rb") as stream:  # noqa: PTH123 - thousands of files: a Path each costs more
+        data = stream.read(MAX_SOURCE + 1)
+    bytecode = _compile(data, path) if len(data) <= MAX_SOURCE else None
+    if bytecode is None:
+        return []
+    return [[_bytecode_path(path), *_write(_bytecode_path(f"{tree}/{path}"), [bytecode], 0o444)]]
+
+
 def _do(job: dict[str, Any], archives: dict[str, zipfile.ZipFile]) -> dict[str, object]:
     try:
+        if "compile" in job:
+            return {"files": [made for path in job["files"] for made in _compile_there(job["compile"], path)]}
         name = job["wheel"]
         if name not in archives:
             for old in archives.values():
