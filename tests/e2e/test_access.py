@@ -59,6 +59,7 @@ def issued(topology: Topology, project: str, role: Any = "viewer", **options: An
 # --- projects
 
 
+@pytest.mark.main_job
 def test_a_project_must_exist_before_it_can_be_named(topology: Topology, client: Client, unique: Names) -> None:
     name = unique("team")
     with admin_of(topology, name) as beside:
@@ -75,6 +76,7 @@ def test_a_project_must_exist_before_it_can_be_named(topology: Topology, client:
     eventually(lambda: name in [one.name for one in client.projects.list()], "the project is listed")
 
 
+@pytest.mark.main_job
 def test_a_run_works_in_a_project_of_its_own_and_is_seen_in_no_other(
     topology: Topology, client: Client, team: str, script: Scripts
 ) -> None:
@@ -193,6 +195,7 @@ def test_a_token_is_shown_once(topology: Topology, team: str) -> None:
     assert problem(again, 409, "token_shown")["id"] == first.json()["id"]
 
 
+@pytest.mark.main_job
 def test_a_revoked_token_opens_nothing_in_any_service_within_a_second(topology: Topology, team: str) -> None:
     took = []
     for _ in range(3):  # others keep this machine busy: the best of three counts

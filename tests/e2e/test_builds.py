@@ -20,6 +20,7 @@ def env(client: Client, index: ThreadedIndex, unique: Names) -> tuple[str, str]:
     return name, package
 
 
+@pytest.mark.main_job
 def test_identical_concurrent_requests_build_once_and_share_the_log(
     client: Client, index: ThreadedIndex, env: tuple[str, str]
 ) -> None:
@@ -37,6 +38,7 @@ def test_identical_concurrent_requests_build_once_and_share_the_log(
     assert [log.count(text) for text in ("attempt 1", "attempt 2", "Built sha256")] == [1, 0, 1]
 
 
+@pytest.mark.main_job
 def test_a_build_log_comes_while_the_build_goes_on(client: Client, index: ThreadedIndex, env: tuple[str, str]) -> None:
     index.gate.clear()
     build = client.builds.start(env[0])
@@ -51,6 +53,7 @@ def test_a_build_log_comes_while_the_build_goes_on(client: Client, index: Thread
     assert first + rest == "".join(client.builds.log(build.id, follow=True))
 
 
+@pytest.mark.main_job
 def test_a_second_build_is_reused(topology: Topology, client: Client, env: tuple[str, str]) -> None:
     first = client.builds.wait(client.builds.start(env[0]).id, timeout=PATIENCE).model_dump()
     second = topology.cli("env", "build", env[0], "--json").document

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from cloche import Client
 from tests.e2e.packages import ThreadedIndex
 from tests.e2e.steps import Names, Scripts, done, gone, is_alive, log_of, reaches, says, submit
@@ -34,6 +36,7 @@ time.sleep(600)
 """
 
 
+@pytest.mark.main_job
 def test_a_running_run_is_ended_by_the_command_line(topology: Topology, client: Client, script: Scripts) -> None:
     run = submit(client, script(SLEEP))
     pid = int(says(client, run, r"pid (\d+)")[1])
@@ -60,6 +63,7 @@ def test_a_script_may_save_its_work_when_it_is_cancelled(client: Client, tmp_pat
     assert "saved" in log_of(client, run)
 
 
+@pytest.mark.main_job
 def test_a_run_that_waits_for_its_environment_is_cancelled_at_once(
     client: Client, index: ThreadedIndex, unique: Names, script: Scripts
 ) -> None:

@@ -11,6 +11,7 @@ from tests.e2e.steps import SCORE, Names, Scripts, completed, deployed, done, lo
 from tests.e2e.topology import Topology
 
 
+@pytest.mark.main_job
 def test_the_command_line_registers_a_requirements_file(topology: Topology, tmp_path: Path, unique: Names) -> None:
     (tmp_path / "requirements.txt").write_text("-r more.txt\nRequests >= 2.0\n")
     (tmp_path / "more.txt").write_text("# a comment\nNumPy==2.1.*\n")
@@ -41,6 +42,7 @@ def test_rest_answers_201_for_a_new_version_and_200_for_a_known_one(topology: To
     assert made.json()["version"] == again.json()["version"] == "1"
 
 
+@pytest.mark.main_job
 def test_64_concurrent_registrations_of_one_definition_make_one_version(topology: Topology, unique: Names) -> None:
     body = {"name": unique("env"), "definition": {"python": {"pip": ["requests"]}}}
     with topology.rest() as rest, ThreadPoolExecutor(64) as pool:
@@ -119,6 +121,7 @@ def test_a_deleted_environment_refuses_new_references(client: Client, unique: Na
     assert ended.problem.code == "environment_deleted"
 
 
+@pytest.mark.main_job
 def test_a_run_with_an_inline_definition_registers_it_in_the_same_call(
     client: Client, unique: Names, script: Scripts
 ) -> None:
@@ -167,6 +170,7 @@ def test_variables_of_the_environment_reach_runs_and_scoring_workers(
     found.delete()
 
 
+@pytest.mark.main_job
 def test_packages_of_the_environment_can_be_imported(
     client: Client, unique: Names, script: Scripts, index: ThreadedIndex
 ) -> None:

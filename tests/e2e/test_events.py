@@ -48,6 +48,7 @@ def placed(name: str) -> list[int]:
     return [CHAIN.index(name)] if name in CHAIN else []
 
 
+@pytest.mark.main_job
 def test_the_chain_of_a_run_has_one_correlation_and_its_order(client: Client, unique: Names, script: Scripts) -> None:
     found = chain_of(client, script, unique("env"))
     names = [event.name for event in found]
@@ -122,6 +123,7 @@ def lines_of(process: "subprocess.Popen[str]") -> Iterator[str]:
     yield from process.stdout
 
 
+@pytest.mark.main_job
 def test_events_tail_shows_the_chain_live(topology: Topology, client: Client, unique: Names, script: Scripts) -> None:
     name = unique("tail")
     with tailing(topology) as process:
@@ -179,6 +181,7 @@ def ids_of(text: str) -> list[str]:
     return [line.removeprefix("id:").strip() for line in text.splitlines() if line.startswith("id:")]
 
 
+@pytest.mark.main_job
 def test_a_service_tells_its_chain_too(client: Client, unique: Names, script: Scripts) -> None:
     name = unique("svc")
     client.services.deploy(name, script("def init(): pass\ndef run(data): return 1", "score.py"), cpus=0.1)

@@ -17,6 +17,7 @@ Path("outputs/model/deep/more.txt").write_text("more")
 """
 
 
+@pytest.mark.main_job
 def test_a_model_from_a_run_knows_run_and_environment(
     topology: Topology, client: Client, unique: Names, script: Scripts
 ) -> None:
@@ -31,6 +32,7 @@ def test_a_model_from_a_run_knows_run_and_environment(
     assert made["tags"] == {"stage": "test"}
 
 
+@pytest.mark.main_job
 def test_the_files_of_a_model_are_downloaded_as_they_were(
     topology: Topology, client: Client, unique: Names, script: Scripts, tmp_path: Path
 ) -> None:
@@ -66,6 +68,7 @@ def test_each_registration_of_a_model_is_a_version(client: Client, unique: Names
     assert client.models.get(name, 1).version == "1"
 
 
+@pytest.mark.main_job
 def test_a_run_gets_the_models_that_it_names(client: Client, unique: Names, script: Scripts, tmp_path: Path) -> None:
     name = unique("model")
     (tmp_path / "model.txt").write_text("given")

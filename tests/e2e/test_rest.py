@@ -19,6 +19,7 @@ def registered(rest: httpx2.Client, name: str, number: int = 0, *, key: str = ""
     return rest.post(ENVIRONMENTS, json=body, headers={"idempotency-key": key} if key else {})
 
 
+@pytest.mark.main_job
 def test_a_repeated_idempotency_key_acts_once_and_answers_the_same(topology: Topology, unique: Names) -> None:
     key, name = unique("key"), unique("env")
     with topology.rest() as rest:
@@ -130,6 +131,7 @@ def test_a_wait_ends_after_its_time(topology: Topology, client: Client, script: 
     done(client, run)
 
 
+@pytest.mark.main_job
 def test_a_list_shows_what_the_caller_wrote_before(topology: Topology, unique: Names) -> None:
     with topology.rest() as rest:
         for _ in range(10):

@@ -41,6 +41,7 @@ print("last", flush=True)
 """
 
 
+@pytest.mark.main_job
 def test_a_script_gets_its_arguments_as_they_were_given(topology: Topology, script: Scripts) -> None:
     code = script("import sys; print(sys.argv[1:])")
     said = topology.cli(
@@ -49,6 +50,7 @@ def test_a_script_gets_its_arguments_as_they_were_given(topology: Topology, scri
     assert "['--rate', '0.1', 'a b', '$(x)']" in said.out
 
 
+@pytest.mark.main_job
 @pytest.mark.parametrize("line", ["from cloche.core import Run", "from azureml.core import Run"])
 def test_what_a_script_logs_and_leaves_can_be_read(client: Client, tmp_path: Path, script: Scripts, line: str) -> None:
     ended = completed(client, script(TRAIN.replace("{IMPORT}", line)), arguments=["--alpha", 1])
@@ -85,6 +87,7 @@ def test_metrics_can_be_read_while_the_run_goes_on(client: Client, tmp_path: Pat
     assert done(client, run).status == "Completed"
 
 
+@pytest.mark.main_job
 def test_a_log_comes_live_and_goes_on_from_any_byte(client: Client, tmp_path: Path, script: Scripts) -> None:
     run = submit(client, script(SLOW), arguments=[tmp_path / "go"])
     pieces = client.runs.log(run.id, follow=True)
@@ -129,6 +132,7 @@ def test_what_lies_in_a_sources_outputs_is_not_the_runs(client: Client, script: 
     says(client, failed, "here: False False")
 
 
+@pytest.mark.main_job
 def test_run_wait_ends_with_the_exit_code_of_the_script(topology: Topology, client: Client, script: Scripts) -> None:
     run = submit(client, script("raise SystemExit(7)"))
     topology.cli("run", "wait", run.id, code=7)
@@ -186,6 +190,7 @@ def test_runs_show_who_submitted_them_and_what_they_took(client: Client, script:
     assert ended["attempt"] == 1
 
 
+@pytest.mark.main_job
 def test_the_same_environment_is_reused_by_the_next_run(client: Client, script: Scripts, unique: Names) -> None:
     name = unique("env")
     client.environments.register(name, variables={"A": name})
@@ -233,6 +238,7 @@ def test_a_run_that_takes_more_memory_than_it_asked_for_is_ended_and_told_so(cli
     assert ended.problem.code == "out_of_memory"
 
 
+@pytest.mark.main_job
 def test_statuses_are_shown_while_the_run_goes_through_them(
     topology: Topology, client: Client, tmp_path: Path, script: Scripts
 ) -> None:

@@ -76,6 +76,7 @@ def answer_of(client: Client, name: str, data: object, key: str | None = None) -
     return eventually(ask, f"{name} answers")[0]
 
 
+@pytest.mark.main_job
 def test_a_service_is_deployed_and_scored_by_the_command_line(
     topology: Topology, unique: Names, script: Scripts
 ) -> None:
@@ -93,6 +94,7 @@ def test_a_service_is_deployed_and_scored_by_the_command_line(
     topology.cli("service", "show", name, code=3)
 
 
+@pytest.mark.main_job
 def test_both_keys_and_the_token_open_scoring_and_nothing_else_does(
     topology: Topology, client: Client, unique: Names, script: Scripts
 ) -> None:
@@ -125,6 +127,7 @@ def test_a_key_of_a_service_opens_nothing_but_its_scoring(
     client.services.delete(other)
 
 
+@pytest.mark.main_job
 def test_a_replaced_key_opens_no_more(topology: Topology, client: Client, unique: Names, script: Scripts) -> None:
     name = unique("svc")
     service = deployed(client, name, script(SCORE, "score.py"))
@@ -191,6 +194,7 @@ def test_several_models_lie_by_name_and_version(client: Client, unique: Names, s
     service.delete()
 
 
+@pytest.mark.main_job
 def test_an_update_to_a_new_model_version_drops_no_request(
     topology: Topology, client: Client, unique: Names, script: Scripts, tmp_path: Path
 ) -> None:
