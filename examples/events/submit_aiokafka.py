@@ -8,12 +8,15 @@ The properties are those that every Kafka client knows: `bootstrap.servers`, `se
 
 import asyncio
 import json
+import os
 import ssl
 import sys
 import uuid
 from pathlib import Path
 
 SOURCE = "/examples/aiokafka"
+PREFIX = os.environ.get("CLOCHE_TOPIC_PREFIX", "")
+"""What stands before the name of every topic, where installations share a broker (`kafka.topic_prefix`)."""
 ENDS = {"cloche.RunCompleted.v1": 0, "cloche.RunFailed.v1": 1, "cloche.RunCanceled.v1": 1}
 SCRIPT = "print('hello from a message')\n"
 
@@ -74,13 +77,15 @@ async def main(path: str, project: str = "default") -> int:
     reach = options(properties(path))
     event_id = str(uuid.uuid4())
     headers, value = command(event_id)
-    consumer = AIOKafkaConsumer("cloche.runs", "cloche.answers", auto_offset_reset="latest", **reach)
+    consumer = AIOKafkaConsumer(f"{PREFIX}cloche.runs", f"{PREFIX}cloche.answers", auto_offset_reset="latest", **reach)
     producer = AIOKafkaProducer(acks="all", enable_idempotence=True, **reach)
     async with consumer, producer:
         await consumer.seek_to_end()
         for place in consumer.assignment():
             await consumer.position(place)  # from here on nothing is missed
-        await producer.send_and_wait(f"cloche.commands.{project}", value, key=event_id.encode(), headers=headers)
+        await producer.send_and_wait(
+            f"{PREFIX}cloche.commands.{project}", value, key=event_id.encode(), headers=headers
+        )
         async for message in consumer:
             ended = verdict(list(message.headers), message.value, event_id)
             if ended is not None:

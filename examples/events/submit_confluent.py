@@ -7,12 +7,15 @@ The command travels in CloudEvents' structured mode here: one JSON object, attri
 """
 
 import json
+import os
 import sys
 import time
 import uuid
 from pathlib import Path
 
 SOURCE = "/examples/confluent"
+PREFIX = os.environ.get("CLOCHE_TOPIC_PREFIX", "")
+"""What stands before the name of every topic, where installations share a broker (`kafka.topic_prefix`)."""
 ENDS = {"cloche.RunCompleted.v1": 0, "cloche.RunFailed.v1": 1, "cloche.RunCanceled.v1": 1}
 PATIENCE_S = 300.0
 
@@ -58,17 +61,16 @@ def main(path: str, project: str = "default") -> int:
     reach = properties(path)
     event_id = str(uuid.uuid4())
     headers, value = command(event_id)
-    consumer = Consumer({**reach, "group.id": f"example-{event_id}", "enable.auto.commit": False})
+    consumer = Consumer({**reach, "group.id": f"{PREFIX}producer-{event_id}", "enable.auto.commit": False})
     try:
         known = consumer.list_topics(timeout=10).topics
-        places = [
-            TopicPartition(topic, n) for topic in ("cloche.runs", "cloche.answers") for n in known[topic].partitions
-        ]
+        topics = (f"{PREFIX}cloche.runs", f"{PREFIX}cloche.answers")
+        places = [TopicPartition(topic, n) for topic in topics for n in known[topic].partitions]
         for place in places:
             place.offset = consumer.get_watermark_offsets(place, timeout=10)[1]
         consumer.assign(places)
         producer = Producer({**reach, "acks": "all", "enable.idempotence": True})
-        producer.produce(f"cloche.commands.{project}", value, key=event_id, headers=headers)
+        producer.produce(f"{PREFIX}cloche.commands.{project}", value, key=event_id, headers=headers)
         producer.flush(10)
         end = time.monotonic() + PATIENCE_S
         while time.monotonic() < end:

@@ -16,6 +16,8 @@ from tests.e2e.topology import PATIENCE, Embedded, Topology, eventually, own_ser
 
 CLUSTER = os.environ.get("CLOCHE_TEST_TOPOLOGY") == "cluster"
 """Whether the suite runs on four services, each a process of its own."""
+collect_ignore = [] if CLUSTER else ["test_outside_producers.py"]
+"""What needs a broker."""
 LEFT_CONNECTION = (
     r"ignore:Exception ignored in. <(function _SelectorTransport|socket\.socket)"
     ":pytest.PytestUnraisableExceptionWarning"
