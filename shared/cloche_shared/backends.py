@@ -26,7 +26,8 @@ class KafkaSettings(Section):
     `topic_prefix`: goes before the name of every topic and group, where installations share a broker.
     `allow_no_acls`: start although the broker lets everybody write to every topic.
     `partitions`, `replication`, `retention_h`: of topics that are created; retention in hours, -1 for ever.
-    `deadline_s`: seconds that sending may take before it counts as failed.
+    `deadline_s`: seconds that sending may take before it counts as failed. `session_s`: seconds of silence after
+    which the partitions of a process go to others; the broker sets bounds of its own.
     """
 
     bootstrap_servers: str = "127.0.0.1:9092"
@@ -42,6 +43,7 @@ class KafkaSettings(Section):
     replication: int = Field(default=1, ge=1, le=10)
     retention_h: int = Field(default=168, ge=-1)
     deadline_s: float = Field(default=10.0, gt=0, le=300)
+    session_s: float = Field(default=10.0, ge=1, le=300)
 
     @model_validator(mode="after")
     def _known_caller(self) -> Self:

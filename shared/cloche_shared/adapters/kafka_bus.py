@@ -8,7 +8,7 @@ of it.
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from aiokafka.admin import AIOKafkaAdminClient
 
@@ -23,7 +23,6 @@ from cloche_shared.contracts.envelope import Event
 from cloche_shared.errors import ClocheError
 from cloche_shared.ports.bus import Again, DeadLetter, Delivery, Letter, Ranges, Subscription
 
-SESSION_S: Final = 10.0
 T = TypeVar("T")
 
 
@@ -31,7 +30,7 @@ class KafkaBus:
     """The bus of one process.
 
     `delay` holds every delivery back, in seconds; `prefix` goes before every topic's and group's name.
-    `session_s`: seconds of silence after which a member's partitions go to others.
+    `session_s`: seconds of silence after which a member's partitions go to others; None: as the settings say.
     """
 
     def __init__(
@@ -42,11 +41,11 @@ class KafkaBus:
         *,
         delay: float = 0.0,
         prefix: str = "",
-        session_s: float = SESSION_S,
+        session_s: float | None = None,
     ) -> None:
         self.prefix = prefix
         self._delay = delay
-        self._session_s = session_s
+        self._session_s = session_s or settings.session_s
         self._reach = Reach(settings, f"cloche-{service}-{replica}", prefix)
         self._sender = Sender(self._reach)
         self._topics = Topics(self._reach)
