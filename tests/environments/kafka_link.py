@@ -5,7 +5,7 @@ The broker's own address is replaced in its answers, so that clients come back t
 
 import asyncio
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
 from tests.environments.servers import KafkaServer
@@ -17,6 +17,7 @@ class KafkaLink:
     """Connections to one broker. `silent`: nothing passes any more, as when a cable is cut.
 
     `lose_answers`: of so many messages the broker's answer never arrives, though it took them.
+    `produced` gets what was sent once the broker has answered, and before anybody hears of it.
     """
 
     def __init__(self, server: KafkaServer) -> None:
@@ -26,6 +27,7 @@ class KafkaLink:
         self.silent = False
         self.lose_answers = 0
         self.lost = 0
+        self.produced: Callable[[bytes], None] = lambda _request: None
         self._names = (b"", b"")
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -45,7 +47,7 @@ class KafkaLink:
         except OSError:  # nobody is there: who asks sees the connection break
             writer.close()
             return
-        asked: dict[int, int] = {}
+        asked: dict[int, bytes] = {}
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._questions(reader, to_writer, asked))
@@ -59,22 +61,28 @@ class KafkaLink:
                     await one.wait_closed()
 
     async def _questions(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, asked: dict[int, int]
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, asked: dict[int, bytes]
     ) -> None:
         while True:
             frame = await _frame(reader)
             if self.silent:
                 continue
             kind, _, number = struct.unpack(">hhi", frame[:8])
-            asked[number] = kind
+            if kind == PRODUCE:
+                asked[number] = frame
             writer.write(struct.pack(">i", len(frame)) + frame)
             await writer.drain()
 
-    async def _answers(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, asked: dict[int, int]) -> None:
+    async def _answers(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, asked: dict[int, bytes]
+    ) -> None:
         while True:
             frame = await _frame(reader)
             (number,) = struct.unpack(">i", frame[:4])
-            if asked.pop(number, None) == PRODUCE and self.lose_answers:
+            request = asked.pop(number, None)
+            if request is not None:
+                self.produced(request)
+            if request is not None and self.lose_answers:
                 self.lose_answers -= 1
                 self.lost += 1
                 raise ConnectionResetError

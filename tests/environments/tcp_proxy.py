@@ -10,13 +10,16 @@ CHUNK = 65_536
 class TcpProxy:
     """Passes bytes on. `drop_answer` is asked for each piece of a request: true loses all answers from there on.
 
-    The connection then stays open and silent, as one does whose way back is cut.
+    The connection then stays open and silent, as one does whose way back is cut. `watches` is asked the same:
+    `answered` gets each piece that it said true to, once the server has answered and before anybody hears of it.
     """
 
     def __init__(self, host: str) -> None:
         self._target = host.rpartition(":")[::2]
         self._tasks: set[asyncio.Task[None]] = set()
         self.drop_answer: Callable[[bytes], bool] = lambda _request: False
+        self.watches: Callable[[bytes], bool] = lambda _request: False
+        self.answered: Callable[[bytes], None] = lambda _request: None
         self.dropped = 0
         self.host = ""
 
@@ -27,8 +30,8 @@ class TcpProxy:
         except OSError:  # nobody is there: who asks sees the connection break
             writer.close()
             return
-        mute = asyncio.Event()
-        ways = [self._ask(reader, there_writer, mute), self._answer(there_reader, writer, mute)]
+        mute, watched = asyncio.Event(), list[bytes]()
+        ways = [self._ask(reader, there_writer, mute, watched), self._answer(there_reader, writer, mute, watched)]
         try:
             await asyncio.gather(*ways)
         except (OSError, asyncio.CancelledError):
@@ -39,17 +42,25 @@ class TcpProxy:
                 with suppress(OSError):
                     await end.wait_closed()
 
-    async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, mute: asyncio.Event) -> None:
+    async def _ask(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, mute: asyncio.Event, watched: list[bytes]
+    ) -> None:
         while piece := await reader.read(CHUNK):
             if not mute.is_set() and self.drop_answer(piece):
                 self.dropped += 1
                 mute.set()
+            if self.watches(piece):
+                watched.append(piece)
             writer.write(piece)
             await writer.drain()
         writer.close()
 
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, mute: asyncio.Event) -> None:
+    async def _answer(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, mute: asyncio.Event, watched: list[bytes]
+    ) -> None:
         while piece := await reader.read(CHUNK):
+            while watched:
+                self.answered(watched.pop(0))
             if not mute.is_set():
                 writer.write(piece)
                 await writer.drain()
