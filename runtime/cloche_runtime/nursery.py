@@ -4,37 +4,28 @@
 
 Each message is the path of a group's folder, with one end of a socket pair attached that becomes the
 supervisor's first owner. Forking from here costs a millisecond where starting an interpreter costs
-fifteen. The nursery ends when its service closes the socket or dies; supervisors live on.
+fifteen. Behind the path may stand a zero byte and the path of an interpreter: the group's program is a script
+in it, which a warm one may fork (see `cloche_runtime.seedbeds`). The nursery ends when its service closes
+the socket or dies; supervisors live on.
 """
 
-import array
+import _signal  # type: ignore[import-not-found]
 import gc
 import os
+import select
 import signal
 import socket
 import sys
-from typing import Optional, Tuple
+from typing import Optional
 
 if __name__ == "__main__":
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 from cloche_runtime import supervisor
+from cloche_runtime.seedbeds import Seedbeds, receive
 from cloche_runtime.spawn import become_subreaper
 
-_PATH = 4096
-
-
-def _receive(control: socket.socket) -> Tuple[str, Optional[socket.socket]]:
-    """Return the next folder and the owner's end; an empty path when the service is gone."""
-    descriptors = array.array("i")
-    data, extra, _, _ = control.recvmsg(_PATH, socket.CMSG_LEN(descriptors.itemsize))
-    for level, kind, content in extra:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            descriptors.frombytes(content[: descriptors.itemsize])
-    owner = socket.socket(fileno=descriptors[0]) if descriptors else None
-    if owner is not None:
-        owner.set_inheritable(False)
-    return os.fsdecode(data), owner
+_PATHS = 8192
 
 
 def _raise(folder: str, owner: Optional[socket.socket]) -> None:
@@ -42,7 +33,7 @@ def _raise(folder: str, owner: Optional[socket.socket]) -> None:
     status = 70
     try:
         os.setsid()
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        _signal.signal(signal.SIGCHLD, _signal.SIG_DFL)
         supervisor.main(folder, owner)
         status = 0
     except SystemExit as end:
@@ -63,13 +54,20 @@ def main() -> None:
     gc.disable()
     gc.freeze()
     control.send(b"ready")
+    beds = Seedbeds()
+    poll = select.poll()
+    poll.register(control, select.POLLIN)
     while True:
-        folder, owner = _receive(control)
-        if not folder:
+        if not poll.poll(beds.tidy()):
+            continue
+        asked, owner = receive(control, _PATHS)
+        if not asked:
             return
-        if os.fork() == 0:
+        folder, _, python = asked.partition(b"\0")
+        if not (python and owner and beds.raise_one(folder, os.fsdecode(python), owner)) and os.fork() == 0:
             control.close()
-            _raise(folder, owner)
+            beds.close()
+            _raise(os.fsdecode(folder), owner)
         if owner is not None:
             owner.close()
 

@@ -5,6 +5,7 @@ its environment: the number (3 or above) of a descriptor that it finds open, wri
 closes. Programs without it count as begun when exec succeeded.
 """
 
+import _signal  # type: ignore[import-not-found]
 import ctypes
 import fcntl
 import os
@@ -15,6 +16,14 @@ STARTED_FD = "CLOCHE_STARTED_FD"
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+_CHANGED = tuple(
+    int(number)
+    for number in (
+        *(signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP),
+        # a shell lets its background jobs ignore some of these
+        *(signal.SIGQUIT, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR1, signal.SIGUSR2),
+    )
+)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -36,15 +45,30 @@ class Child:
         self.why = why
 
 
-def spawn(argv: List[str], cwd: str, env: Dict[str, str]) -> Child:
-    """Start `argv` in a session of its own; `why` is a sentence when exec failed, else empty."""
+class Reborn(BaseException):
+    """Raised in a fork of a warm interpreter that is to become the program `argv` with `env`, without exec.
+
+    Its streams, folder and session are the program's; no other descriptor is open, whatever objects say.
+    """
+
+    def __init__(self, argv: List[str], env: Dict[str, str]) -> None:
+        super().__init__(argv[0])
+        self.argv = argv
+        self.env = env
+
+
+def spawn(argv: List[str], cwd: str, env: Dict[str, str], *, warm: bool = False) -> Child:
+    """Start `argv` in a session of its own; `why` is a sentence when exec failed, else empty.
+
+    With `warm` nothing is executed: `Reborn` is raised in the new process.
+    """
     output, output_end = os.pipe()
     trouble, trouble_end = os.pipe()
     word, word_end = os.pipe() if STARTED_FD in env else (None, None)
     supervisor = os.getpid()
     pid = os.fork()
     if pid == 0:
-        _become(argv, cwd, env, (output_end, trouble_end, word_end), supervisor)
+        _become(argv, cwd, env, (output_end, trouble_end, word_end), supervisor, warm=warm)
     os.close(output_end)
     os.close(trouble_end)
     if word is not None and word_end is not None:
@@ -62,16 +86,23 @@ def _reason(trouble: int) -> str:
 
 
 def _become(
-    argv: List[str], cwd: str, env: Dict[str, str], ends: Tuple[int, int, Optional[int]], supervisor: int
+    argv: List[str],
+    cwd: str,
+    env: Dict[str, str],
+    ends: Tuple[int, int, Optional[int]],
+    supervisor: int,
+    *,
+    warm: bool,
 ) -> None:
-    """Turn this forked process into the user's program; never returns."""
+    """Turn this forked process into the user's program; never returns. Raises `Reborn` where nothing is executed."""
     output, trouble, word = ends
+    is_reborn = False
     try:
         os.setsid()
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != supervisor:
             return  # it died before the line above could bind us to it
-        _reset_signals()
+        reset_signals()
         trouble, output = _above(trouble, env), _above(output, env)
         if word is not None:
             os.dup2(word, int(env[STARTED_FD]))
@@ -81,13 +112,29 @@ def _become(
         step = "enter the working folder " + cwd
         os.chdir(cwd)
         step = "start " + argv[0]
-        os.execvpe(argv[0], argv, env)  # noqa: S606 - the user's program, without a shell
+        if warm and word is None:
+            _close_all()
+            is_reborn = True
+        else:
+            os.execvpe(argv[0], argv, env)  # noqa: S606 - the user's program, without a shell
     except BaseException as error:  # noqa: BLE001 - reported to the supervisor; this process must not live on
         what = locals().get("step", "prepare the process")
         why = error.strerror if isinstance(error, OSError) and error.strerror else repr(error)
         os.write(trouble, ("cannot %s: %s" % (what, why)).encode("utf-8", "replace"))
     finally:
-        os._exit(127)
+        if not is_reborn:
+            os._exit(127)
+    raise Reborn(argv, env)
+
+
+def _close_all() -> None:
+    """Close everything but the standard streams, as exec would."""
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if int(name) > 2:  # noqa: PLR2004 - the standard streams
+                os.close(int(name))
+        except OSError:
+            continue
 
 
 def _above(fd: int, env: Dict[str, str]) -> int:
@@ -104,11 +151,13 @@ def _standard_streams(output: int) -> None:
         os.close(null)
 
 
-def _reset_signals() -> None:
-    """Undo what Python, the supervisor and whoever started us changed, so that the program finds the usual state."""
-    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
-    for number in (signal.SIGQUIT, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_DFL)  # a shell lets its background jobs ignore some of them
-    signal.set_wakeup_fd(-1)
-    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+def reset_signals() -> None:
+    """Undo what Python, the supervisor and whoever started us changed, so that the program finds the usual state.
+
+    It is done below `signal`, which looks each former handler up among its enumerations: in a fresh fork that
+    costs more than the rest of its beginning.
+    """
+    for number in _CHANGED:
+        _signal.signal(number, _signal.SIG_DFL)
+    _signal.set_wakeup_fd(-1)
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())

@@ -20,6 +20,7 @@ A connection is an owner's word: `orphan_after` runs only while nobody is connec
 arms a stricter clock: when it runs out, the group is killed, connected or not.
 """
 
+import _signal  # type: ignore[import-not-found]  # what `signal` adds costs a fresh fork too much
 import fcntl
 import json
 import os
@@ -35,22 +36,24 @@ from typing import Any, Dict, List, Optional
 from cloche_runtime import procfs
 from cloche_runtime.durable import Note, reserve, write_json
 from cloche_runtime.owner import Owner
-from cloche_runtime.spawn import become_subreaper, spawn
+from cloche_runtime.spawn import Reborn, become_subreaper, spawn
 from cloche_runtime.spool import Spool
 
 _CHUNK = 256 * 1024
 _LAST_CHUNKS = 8  # a pipe holds at most 1 MiB; a stranger who was handed its end must not hold us up
 _NOTIFY = 0.004  # seconds between two words about a growing log
 _DETAIL = 2000  # characters of a detail, far below that
+_DEAF_TO = (int(signal.SIGHUP), int(signal.SIGINT))
 _FOREVER = float("inf")
 
 
 class Supervisor:
     """The life of one group, as one loop over descriptors and times (all by the monotonic clock)."""
 
-    def __init__(self, spec: Dict[str, Any]) -> None:
+    def __init__(self, spec: Dict[str, Any], *, warm: bool = False) -> None:
         limits = spec["limits"]
         self._spec = spec
+        self._warm = warm
         self._memory: Optional[int] = limits["memory"]
         self._deadline: Optional[float] = limits["deadline"]
         self._grace: float = limits["grace"]
@@ -96,13 +99,13 @@ class Supervisor:
         self._finish()
 
     def _listen(self) -> None:
-        for number in (signal.SIGHUP, signal.SIGINT):
-            signal.signal(number, signal.SIG_IGN)
+        for number in _DEAF_TO:
+            _signal.signal(number, _signal.SIG_IGN)
         for end in (self._wake, self._wake_end):
             os.set_blocking(end, False)
-        signal.set_wakeup_fd(self._wake_end, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, _nothing)
-        signal.signal(signal.SIGTERM, self._asked_to_end)
+        _signal.set_wakeup_fd(self._wake_end, warn_on_full_buffer=False)
+        _signal.signal(signal.SIGCHLD, _nothing)
+        _signal.signal(signal.SIGTERM, self._asked_to_end)
         become_subreaper()
         self._listener.bind("sock")
         self._listener.listen(16)
@@ -111,7 +114,11 @@ class Supervisor:
 
     def _start(self) -> None:
         spec = self._spec
-        child = spawn(spec["argv"], spec["cwd"], spec["env"])
+        try:
+            child = spawn(spec["argv"], spec["cwd"], spec["env"], warm=self._warm)
+        except Reborn:
+            self._disown()
+            raise
         self._pid, self._output, self._word = child.pid, child.output, child.word
         self._began = now = time.monotonic()
         self._tick_at = now + (0.02 if self._memory else self._tick)
@@ -128,6 +135,11 @@ class Supervisor:
         self._tell({"at": "up", **self._present()})
         self._kills_before = procfs.kernel_kills()
         reserve("exit.json.new")
+
+    def _disown(self) -> None:
+        """Forget descriptors that are closed in this process: their numbers may be others' when the objects end."""
+        for sock in (self._listener, *(one.sock for one in self._owners.values())):
+            sock.detach()
 
     def _over(self) -> bool:
         """Tell whether the program and every descendant of it are dead."""
@@ -411,8 +423,11 @@ def _signal_group(pid: int, number: int) -> None:
         return
 
 
-def main(folder: str, first: Optional[socket.socket]) -> None:
-    """Supervise the group of `folder`, unless another does or it has ended already."""
+def main(folder: str, first: Optional[socket.socket], *, warm: bool = False) -> None:
+    """Supervise the group of `folder`, unless another does or it has ended already.
+
+    With `warm` this is a fork of the program's own interpreter, and `Reborn` is raised in the program.
+    """
     os.umask(0o077)
     os.chdir(folder)
     lock = os.open("spec.json", os.O_RDWR | os.O_CLOEXEC)
@@ -423,7 +438,9 @@ def main(folder: str, first: Optional[socket.socket]) -> None:
     if os.path.exists("exit.json") or os.path.exists("state.json"):
         return
     try:
-        Supervisor(json.loads(procfs.read("spec.json"))).run(first)
+        Supervisor(json.loads(procfs.read("spec.json")), warm=warm).run(first)
+    except Reborn:
+        raise
     except BaseException:  # noqa: BLE001 - whatever it was, nothing of the group may live on
         with open("trouble", "w") as file:
             traceback.print_exc(file=file)

@@ -5,6 +5,7 @@ import os
 from collections import defaultdict
 from pathlib import Path
 
+from cloche_runtime.seedbeds import interpreter_of
 from cloche_shared.adapters.local_executor import folder as folders
 from cloche_shared.adapters.local_executor.nursery import Nursery
 from cloche_shared.adapters.local_executor.process import LocalProcess
@@ -35,7 +36,7 @@ class LocalExecutor:
             if process is not None:
                 return process
             if await asyncio.to_thread(folders.create, folder, spec):
-                return await self._begin(spec.id, folder)
+                return await self._begin(spec, folder)
             return await self._join(folder)
 
     async def adopt(self, owner: str) -> list[Process]:
@@ -83,11 +84,12 @@ class LocalExecutor:
                 await asyncio.to_thread(folders.tidy, self._root)
                 self._prepared = True
 
-    async def _begin(self, process_id: str, folder: Path) -> LocalProcess:
+    async def _begin(self, spec: ProcessSpec, folder: Path) -> LocalProcess:
         """Have a supervisor raised for a fresh folder and wait for its first word."""
+        process_id = spec.id
         process = LocalProcess(process_id, folder)
         try:
-            process.attend(await self._nursery.fork(folder))
+            process.attend(await self._nursery.fork(folder, interpreter_of(spec.argv, spec.env)))
         except Unavailable:
             await asyncio.to_thread(folders.remove, folder)
             raise

@@ -30,17 +30,18 @@ class Nursery:
             if self._control is None:
                 self._process, self._control = await asyncio.to_thread(_start)
 
-    async def fork(self, folder: Path) -> socket.socket:
+    async def fork(self, folder: Path, interpreter: str = "") -> socket.socket:
         """Have a supervisor forked for `folder` and return our end of the connection to it.
 
-        A nursery that died is replaced. That the message was taken does not mean that the
-        supervisor lives: the connection tells. Raises `Unavailable`.
+        A warm one may stand for the `interpreter` of a script. A nursery that died is replaced. That the
+        message was taken does not mean that the supervisor lives: the connection tells. Raises `Unavailable`.
         """
+        asked = os.fsencode(folder) + b"\0" + os.fsencode(interpreter)
         for _ in range(2):
             await self.warm()
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
             with theirs:
-                if await self._send(folder, theirs):
+                if await self._send(asked, theirs):
                     return ours
             ours.close()
             await self.close()
@@ -51,10 +52,10 @@ class Nursery:
             todo="Look at the limits of this machine (processes, memory) and at the service's log.",
         )
 
-    async def _send(self, folder: Path, theirs: socket.socket) -> bool:
+    async def _send(self, asked: bytes, theirs: socket.socket) -> bool:
         while self._control is not None:
             try:
-                socket.send_fds(self._control, [os.fsencode(folder)], [theirs.fileno()])
+                socket.send_fds(self._control, [asked], [theirs.fileno()])
             except BlockingIOError:
                 await asyncio.sleep(0.001)
             except OSError:
