@@ -71,6 +71,29 @@ print("FOUND " + json.dumps({
     "others": [pid for pid in os.listdir("/proc") if pid.isdigit() and pid == "1" and read(f"/proc/{pid}/environ")],
 }))
 """
+WRITER = """
+import io, json, os, urllib3
+from minio import Minio
+from minio.error import S3Error
+def read(name):
+    with open(os.environ[name]) as file:
+        return file.read().strip()
+client = Minio("s3:7070", access_key=os.environ["CLOCHE_S3__ACCESS_KEY"], secret_key=read("CLOCHE_S3__SECRET_KEY_FILE"),
+    region="us-east-1", http_client=urllib3.PoolManager(ca_certs=os.environ["CLOCHE_S3__CA_FILE"]))
+def tried(action):
+    try:
+        action()
+    except S3Error as error:
+        return error.code
+    return ""
+print(json.dumps({
+    "own": tried(lambda: client.put_object("cloche", "runner/mark", io.BytesIO(b"x"), 1)),
+    "another's": tried(lambda: client.put_object("cloche", "builder/mark", io.BytesIO(b"x"), 1)),
+    "rights": tried(lambda: client.delete_bucket_policy("cloche")),
+    "bucket": tried(lambda: client.make_bucket("another")),
+    "back": tried(lambda: client.remove_object("cloche", "runner/mark")),
+}))
+"""
 SLOW = "import time\nfor n in range({seconds}):\n    print('tick', n, flush=True)\n    time.sleep(1)\n"
 
 
@@ -176,6 +199,12 @@ def test_a_program_sees_no_secret_and_no_store(project: Composed, environment: s
     said = project.cloche("submit", str(script), "--env", "quickstart", "--follow")
     found = json.loads(said.partition("FOUND ")[2].splitlines()[0])
     assert found == {"uid": 10002, "variables": [], "reached": [], "metadata": [], "secrets": [], "others": []}
+
+
+def test_a_service_writes_its_own_blobs_and_no_others(project: Composed) -> None:
+    said = json.loads(project.inside("runner", WRITER))
+    denied = "AccessDenied"
+    assert said == {"own": "", "another's": denied, "rights": denied, "bucket": denied, "back": ""}
 
 
 @pytest.fixture

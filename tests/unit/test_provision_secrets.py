@@ -69,7 +69,7 @@ def test_the_administrators_passwords_are_with_their_servers_alone(root: Path) -
 def test_files_are_closed_to_others_unless_their_reader_is_not_known(root: Path) -> None:
     modes = {path.relative_to(root): stat.S_IMODE(path.stat().st_mode) for path in root.rglob("*") if path.is_file()}
     open_to_all = {str(path) for path, mode in modes.items() if mode & 0o077}
-    assert open_to_all == {"mongo/root-password", "s3/secret-key"}
+    assert open_to_all == {"mongo/root-password", "s3/secret-key", "s3/users.json"}
     closed = [path for path in root.iterdir() if stat.S_IMODE(path.stat().st_mode) & 0o077]
     assert sorted(path.name for path in closed) == ["mongo", "s3"]
 

@@ -36,6 +36,9 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     prepared.add_argument("--mongo", required=True, metavar="HOST:PORT")
     prepared.add_argument("--s3", required=True, metavar="URL")
     prepared.add_argument(
+        "--s3-rights", action="store_true", help="let each service write its own blobs only; its access key is its name"
+    )
+    prepared.add_argument(
         "--ca-file", default="", metavar="FILE", help="speak TLS with Kafka and MongoDB, and trust this authority"
     )
     prepared.add_argument("--partitions", type=int, default=12, help="of each topic of facts")
@@ -101,13 +104,9 @@ class _Servers:
         return self._said("mongo", said)
 
     async def _s3(self) -> str:
-        key = self._secret(self._places["admin"], "s3-secret-key")
-        return self._said(
-            "s3",
-            await servers.prepare_blobs(
-                S3Settings(endpoint=self._asked.s3, access_key=S3_USER, secret_key=key, ca_file=self._asked.ca_file)
-            ),
-        )
+        key = self._secret(self._places["admin"], "s3-password")
+        settings = S3Settings(endpoint=self._asked.s3, access_key=S3_USER, secret_key=key, ca_file=self._asked.ca_file)
+        return self._said("s3", await servers.prepare_blobs(settings, rights=self._asked.s3_rights))
 
     def _said(self, name: str, said: str) -> str:
         self._log.say("info", "server_prepared", f"{name}: {said}")

@@ -4,6 +4,7 @@ Each consumer has a folder of its own (a volume), so that nobody holds what he d
 stays; what is derived (the broker's settings, the files for clients, whom to trust) is written at each start.
 """
 
+import json
 import os
 import secrets
 import string
@@ -27,9 +28,9 @@ _OURS: Final = 0o600
 _THEIRS: Final = 0o444
 """Of programs whose user is not known here; nobody else's container has the folder."""
 
-SHARED: Final = ("pepper", "s3-secret-key")
+PEPPER: Final = "pepper"
 """What all services have in common."""
-OWN: Final = ("kafka-password", "mongo-password")
+OWN: Final = ("kafka-password", "mongo-password", "s3-password")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,16 +99,28 @@ def make_secrets(root: Path, *, kafka_port: int, authority: str) -> None:
         one.prepare()
     admin, client = place["admin"], place["client"]
     admin.kept("installation", secrets.token_hex(8))
-    shared = {name: admin.kept(name) for name in SHARED}
+    pepper = admin.kept(PEPPER)
     for service in SERVICES:
-        for name in SHARED:
-            place[service].kept(name, shared[name])
+        place[service].kept(PEPPER, pepper)
         for name in OWN:
             place[service].kept(name)
-    token = issue_key(SystemRandom(), shared["pepper"].encode()).token
+    token = issue_key(SystemRandom(), pepper.encode()).token
     client.kept("token", place["registry"].kept("token", token))
     place["mongo"].kept("root-password", admin.kept("mongo-password"))
-    place["s3"].kept("secret-key", shared["s3-secret-key"])
+    place["s3"].kept("secret-key", admin.kept("s3-password"))
+    place["s3"].put("users.json", _s3_users({name: place[name].kept("s3-password") for name in SERVICES}))
     place["kafka"].put("server.properties", broker.settings(admin.kept("kafka-password"), kafka_port))
     for name, text in broker.client_files(PRODUCER, client.kept("kafka-password"), kafka_port, authority).items():
         client.put(name, text)
+
+
+def _s3_users(passwords: Mapping[str, str]) -> str:
+    """Return the file in which Versity's gateway looks up who signs in; the bucket's policy says what they may."""
+    return json.dumps(
+        {
+            "accessAccounts": {
+                user: {"access": user, "secret": secret, "role": "user", "userID": 0, "groupID": 0, "projectID": 0}
+                for user, secret in passwords.items()
+            }
+        }
+    )

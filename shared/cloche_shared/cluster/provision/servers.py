@@ -19,6 +19,7 @@ from cloche_shared.adapters.s3_blobs import S3BlobStore
 from cloche_shared.backends import KafkaSettings, MongoSettings, S3Settings
 from cloche_shared.bus.dispatch import TRANSIENT
 from cloche_shared.bus.rights import COMMANDS, SERVICES, Right, rights
+from cloche_shared.cluster.provision.blob_rights import bucket_policy
 from cloche_shared.errors import Invalid
 from cloche_shared.logs import Log
 
@@ -105,10 +106,17 @@ async def sign_in(settings: MongoSettings) -> MongoSettings:
     raise AssertionError("the last mechanism returns or raises")
 
 
-async def prepare_blobs(settings: S3Settings) -> str:
-    """Make the bucket; return what the server says of itself."""
+async def prepare_blobs(settings: S3Settings, *, rights: bool = False) -> str:
+    """Make the bucket; return what the server says of itself.
+
+    With `rights` each service's user (whose access key is the service's name) gets his, and nobody else any.
+    """
     store = S3BlobStore(settings)
     try:
-        return await store.probe()
+        said = await store.probe()
+        if rights:
+            policy = bucket_policy(settings.bucket, SERVICES)
+            await store.call(store.client.set_bucket_policy, settings.bucket, policy)
+        return f"{said}; {len(SERVICES)} users" if rights else said
     finally:
         await store.close()
