@@ -38,6 +38,7 @@ LIBRARIES = {
     "prometheus_client": "counts; the text is served by our own route",
     "rich": "what the command line draws",
     "typer": "the command line",
+    "yaml": "files of environments; only its parser's events are read",
 }
 """Packages that touch nothing outside the process: they may be used anywhere."""
 

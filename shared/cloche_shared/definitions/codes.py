@@ -16,6 +16,7 @@ ERRORS: Final[Mapping[str, str]] = {
     "invalid_channel": "a channel is neither a name nor an http(s) address",
     "channels_missing": "conda packages are asked for, and no channel is named",
     "python_twice": "the interpreter is named twice",
+    "python_misplaced": "one version of Python is named among the conda packages",
     "python_invalid": "the Python version cannot be read",
     "interpreter_unused": "an interpreter is named that would not be used",
     "user_managed_packages": "packages are named for an environment into which nothing is installed",

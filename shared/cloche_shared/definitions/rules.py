@@ -24,6 +24,7 @@ RESERVED: Final = ("Cloche-", "AzureML-", "Microsoft")
 OLDEST: Final = (3, 8)
 """The oldest Python whose runs and scoring workers get Cloche's runtime."""
 _VERSION: Final = re.compile(r"3\.(\d+)")
+_ONE_PYTHON: Final = re.compile(r"python={1,2}3\.\d{1,2}(\.\d{1,3})?(\.\*)?")
 _INTERPRETER: Final = re.compile(r"[A-Za-z0-9_./+-]{1,1024}")
 _MAVEN: Final = re.compile(r"[A-Za-z0-9._-]{1,256}")
 _PINNED: Final = re.compile(r"[^;]*(===?[^*;]+|@ .*)(;.*|$)", re.DOTALL)
@@ -202,6 +203,9 @@ def _conda_faults(section: PythonSection) -> Iterator[Violation]:
     if pythons and (section.version is not None or len(pythons) > 1):
         detail = "The interpreter is named twice."
         yield Violation(f"/python/conda/packages/{pythons[-1]}", "python_twice", detail)
+    elif pythons and _ONE_PYTHON.fullmatch(section.conda.packages[pythons[0]]):
+        detail = "One version of Python stands in python.version; among the packages stands a range."
+        yield Violation(f"/python/conda/packages/{pythons[0]}", "python_misplaced", detail)
 
 
 def _index_faults(options: PipOptions) -> Iterator[Violation]:
