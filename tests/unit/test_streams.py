@@ -123,6 +123,22 @@ async def test_a_request_acts_once_whoever_handles_it_again(atomic: bool) -> Non
     assert (await second.get(STREAM)).state.count == 1
 
 
+@pytest.mark.parametrize("exclusive", [False, True])
+@pytest.mark.parametrize("new", [False, True])
+async def test_a_repeated_request_is_answered_with_what_it_acted_on_whoever_handles_it(
+    *, exclusive: bool, new: bool
+) -> None:
+    store = MemoryStore()
+    first, second = streams(store), streams(store, exclusive=exclusive)
+    await first.change(STREAM, origin("request"), count_up)
+    again = await second.change(STREAM, origin("request"), count_up, new=new)
+    assert (again.replayed, again.seq, again.state.count) == (True, 1, 1)
+    if not exclusive:
+        await first.change(STREAM, origin(), count_up)
+        again = await second.change(STREAM, origin("request"), count_up, new=new)
+        assert (again.replayed, again.seq, again.state.count) == (True, 2, 2)
+
+
 async def test_the_same_request_at_once_in_two_processes_acts_once() -> None:
     for seed in range(50):
         store = MemoryStore()

@@ -158,7 +158,7 @@ class Streams(Generic[S]):
         known = await self._known(stream, origin, present)
         if known is not None:
             known.check(fingerprint)
-            self._keep(stream, present)
+            present = await self._acted_on(stream, present)
             return Changed(stream, present.state, present.seq, outcome=known, replayed=True)
         try:
             decision = decide(present)
@@ -171,6 +171,15 @@ class Streams(Generic[S]):
         if not decision.facts:
             return await self._nothing_new(stream, origin, present, outcome)
         return await self._insert(stream, origin, present, tuple(decision.facts), outcome)
+
+    async def _acted_on(self, stream: StreamId, present: Present[S]) -> Present[S]:
+        """Return what the store has of a stream that a request acted on, maybe in another process."""
+        if not present.seq:
+            present = await self._load(stream)
+        elif not self._exclusive:
+            return await self._catch_up(stream, present)
+        self._keep(stream, present)
+        return present
 
     async def _known(self, stream: StreamId, origin: Origin, present: Present[S]) -> Outcome | None:
         if not origin.request_id:
