@@ -52,7 +52,9 @@ def placed(name: str) -> list[int]:
 def test_the_chain_of_a_run_has_one_correlation_and_its_order(client: Client, unique: Names, script: Scripts) -> None:
     found = chain_of(client, script, unique("env"))
     names = [event.name for event in found]
-    assert [name for name in names if name in CHAIN] == CHAIN
+    # across aggregates neither topics nor clocks of several processes promise an order; each one's own is kept
+    assert {name for name in names if name in CHAIN} == set(CHAIN)
+    assert [name for name in names if name in OWN] == OWN
     assert len({event.correlationid for event in found}) == 1
 
 

@@ -142,7 +142,7 @@ def test_every_replica_says_why_a_run_waits_and_shows_the_same_nodes(
     client: Client, replicas: Replicas, script: Scripts
 ) -> None:
     asked = replicas.of("runner")
-    run = reaches(client, submit(client, script("print(1)"), cpus=10_000.0), "Queued")
+    run = reaches(client, submit(client, script("print(1)"), cpus=1000.0), "Queued")
     eventually(lambda: len(set(answers(asked, f"/runs/{run.id}/why"))) == 1, "all give the same reason")
     names = [[node["id"] for node in json.loads(text)["items"]] for text in answers(asked, "/nodes")]
     assert names == [names[0]] * len(asked)
@@ -258,6 +258,6 @@ def test_what_one_replica_wrote_is_listed_by_all_who_are_told_the_position(repli
         made = writer.post("/environments", json={"name": name, "definition": {}})
         assert made.status_code in {200, 201}
         position = {"cloche-position": made.headers["cloche-position"]}
-        for text in answers(asked, "/environments?limit=200", **position):
+        for text in answers(asked, "/environments?page_size=200", **position):
             listed: list[Mapping[str, Any]] = json.loads(text)["items"]
             assert name in {one["name"] for one in listed}

@@ -32,6 +32,7 @@ from cloche_shared.http.routes import router
 from cloche_shared.http.sse import EventStream, ServerEvent
 from cloche_shared.http.strict_json import Json
 from cloche_shared.journal.commit import StreamId
+from cloche_shared.journal.streams import Present
 from cloche_shared.ports.blobs import BlobStore
 from cloche_shared.ports.views import Row, Views
 from cloche_shared.store.inline import checked_references
@@ -183,7 +184,8 @@ def _add_reading(routes: APIRouter, parts: Parts, seen: Sequence[Depends]) -> No
         if preferred.wait_s and state.candidate is not None:
             state, seq = await _settled(parts, stream, state.latest, preferred.wait_s)
             must_exist(state)
-        parts.driver.route(stream, state)
+        parts.driver.route(stream, Present(state, seq))
+        caller.wrote(stream, seq)
         return Reply(_live(parts, stream, state), etag=etag_of(seq))
 
 

@@ -33,7 +33,7 @@ from cloche_shared.bus.dispatch import TRANSIENT
 from cloche_shared.contracts.references import Problem
 from cloche_shared.errors import ClocheError, Internal, Unavailable
 from cloche_shared.journal.commit import Origin, StreamId
-from cloche_shared.journal.streams import Streams
+from cloche_shared.journal.streams import Present, Streams
 from cloche_shared.notes import notes_of
 
 _log = notes_of(__name__)
@@ -116,14 +116,14 @@ class Driver:
 
     async def look(self, stream: StreamId) -> None:
         """Route to a service as the journal has it now, whatever facts did not come yet."""
-        self.route(stream, (await self._streams.get(stream)).state)
+        self.route(stream, await self._streams.get(stream))
 
-    def route(self, stream: StreamId, state: ServiceState) -> None:
-        """Route to a service by a state that was just read."""
-        if self._closing or not (state.exists or stream in self._tended):
+    def route(self, stream: StreamId, present: Present[ServiceState]) -> None:
+        """Route to a service by what was just read of it."""
+        if self._closing or not (present.state.exists or stream in self._tended):
             return
         self.wake(stream)
-        self._route(stream, state, self._tended[stream])
+        self._route(stream, present, self._tended[stream])
 
     async def begin(self, streams: list[StreamId]) -> None:
         """Take up the services that were here before; what nobody wants any more is ended first."""
@@ -207,8 +207,9 @@ class Driver:
         while True:
             tended.wake.clear()
             try:
-                state = (await self._streams.get(stream)).state
-                self._route(stream, state, tended)
+                present = await self._streams.get(stream)
+                state = present.state
+                self._route(stream, present, tended)
                 self._reconcile(stream, state, tended)
                 await self._free(stream, state, tended)
             except Exception:  # noqa: BLE001 - a tender or bring-up that ended would leave its service as it is for ever
@@ -217,7 +218,10 @@ class Driver:
                 continue
             await tended.wake.wait()
 
-    def _route(self, stream: StreamId, state: ServiceState, tended: _Tended) -> None:
+    def _route(self, stream: StreamId, present: Present[ServiceState], tended: _Tended) -> None:
+        state = present.state
+        if tended.target is not None and present.seq < tended.target.seq:
+            return
         if not state.exists:
             if tended.target is not None:
                 self._routes.remove(stream.project, stream.id)
@@ -234,6 +238,7 @@ class Driver:
         if tended.target is None:
             tended.target = ServiceTarget(stream.project, stream.id, digests, None, settings)
             self._routes.put(tended.target)
+        tended.target.seq = present.seq
         tended.target.rekey(digests)
         tended.target.settings = settings
         tended.target.reason = _reason(state)

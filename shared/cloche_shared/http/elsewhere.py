@@ -164,6 +164,11 @@ def passed(fields: Fields) -> list[tuple[bytes, bytes]]:
     return [(name, value) for name, value in fields if name not in _HOP and name not in _OURS]
 
 
+def whole(fields: Fields) -> list[tuple[bytes, bytes]]:
+    """Return all fields of a replica's answer that travel on, for a front that adds none of its own."""
+    return [(name, value) for name, value in fields if name not in _HOP and name != b"date"]
+
+
 async def _gone(receive: Receive) -> None:
     message: Message = {"type": ""}
     while message["type"] != "http.disconnect":

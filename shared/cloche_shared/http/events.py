@@ -5,9 +5,11 @@ Every message's data is one CloudEvent in structured mode. Its SSE id is opaque;
 
 Embedded, events come in the order of their commits, whatever they are about, and a resumed stream begins with
 the very next one. On a broker order is kept per aggregate only, so a resumed stream may repeat what
-happened in the ten seconds before: the CloudEvent's own `id` tells.
+happened in the ten seconds before: the CloudEvent's own `id` tells. Within one stream an event that the broker
+has twice comes once.
 """
 
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -31,6 +33,8 @@ from cloche_shared.ports.bus import Bus
 
 RESUME_OVERLAP: Final = timedelta(seconds=10)
 """What other aggregates' events may be behind the one that the client saw last, and come again."""
+REMEMBERED: Final = 1024
+"""Events of a stream that are known when they come again."""
 PUBLIC: Final = "public"
 _ADMINS: Final = (TOPICS["access"], TOPICS["denial"])
 
@@ -101,6 +105,23 @@ class Resume:
         return _mark_of(event) != self._mark and (moment is None or moment >= self._since)
 
 
+class Seen:
+    """Tells events apart that a stream showed lately: replicas may each send what one of them wrote."""
+
+    def __init__(self) -> None:
+        self._ids: OrderedDict[str, None] = OrderedDict()
+
+    def is_new(self, event: Event) -> bool:
+        """Whether the event is not among the last `REMEMBERED`; from now on it is."""
+        if event.id in self._ids:
+            self._ids.move_to_end(event.id)
+            return False
+        self._ids[event.id] = None
+        if len(self._ids) > REMEMBERED:
+            self._ids.popitem(last=False)
+        return True
+
+
 def _moment(text: str) -> datetime | None:
     try:
         moment = datetime.fromisoformat(text)
@@ -136,12 +157,12 @@ async def follow_events(
     for_ever: bool = True,
 ) -> AsyncIterator[ServerEvent]:
     """Yield the messages of wanted events; unless `for_ever`, only those that are there."""
-    resume = Resume(last)
+    resume, seen = Resume(last), Seen()
     async with bus.tail(topics, from_start=from_start or resume.asked, after=last) as subscription:
         while for_ever or await subscription.behind():
             for delivery in await subscription.fetch():
                 event = delivery.event
-                if event is not None and wanted(event) and resume.passes(event):
+                if event is not None and wanted(event) and resume.passes(event) and seen.is_new(event):
                     yield shown(event, bus.place(delivery))
 
 

@@ -1,6 +1,7 @@
 """The scoring front: a raw ASGI app for `/api/v1/services/{name}/score`, or for one service alone."""
 
 import json
+import re
 from collections.abc import Callable
 from typing import Protocol
 from urllib.parse import parse_qsl
@@ -23,6 +24,7 @@ from cloche_deployer.scoring.target import ServiceTarget, digest
 from cloche_runtime.scoring_frames import OWN_HEADERS, RUN_FAILED, TIMED
 from cloche_shared.access import EVERY_PROJECT
 from cloche_shared.errors import ClocheError, Invalid, NotFound, Throttled, Unauthenticated, Unavailable
+from cloche_shared.http.front import MAX_POSITION_BYTES
 
 PREFIX = "/api/v1/services/"
 _DEPTH = PREFIX.count("/") + 1
@@ -104,7 +106,7 @@ class ScoringApp:
                 return
             target = await self._authorized(exchange, name)
             exchange.origins = target.settings.origins
-            if target.pool is None and not target.node and self._lookout is not None:
+            if self._lookout is not None and _is_behind(target, exchange):
                 await self._lookout.look(target.project, target.name)
             if target.pool is None and target.node and self._onward is not None:
                 await self._onward.pass_on(exchange, target, await exchange.read(target.settings.max_body, self._reads))
@@ -253,6 +255,15 @@ class ScoringApp:
 def _address(exchange: Exchange) -> str:
     client = exchange.scope.get("client")
     return client[0] if client else ""
+
+
+def _is_behind(target: ServiceTarget, exchange: Exchange) -> bool:
+    """Whether others may know more of a service: where it is answered, or what its caller has seen of it."""
+    if target.pool is None and not target.node:
+        return True
+    stream = re.escape(f"service/{target.project}/{target.name}@".encode())
+    seen = re.search(stream + rb"(\d{1,15})(?:,|$)", exchange.fields.get(b"cloche-position", b"")[:MAX_POSITION_BYTES])
+    return seen is not None and int(seen[1]) > target.seq
 
 
 def _serving(target: ServiceTarget) -> WorkerPool:

@@ -25,6 +25,7 @@ WATCHED = frozenset(
         b"transfer-encoding",
         b"origin",
         b"access-control-request-method",
+        b"cloche-position",
         b"cloche-project",
         b"traceid",
         b"traceparent",

@@ -5,7 +5,7 @@ import asyncio
 from cloche_deployer.scoring.exchange import Exchange
 from cloche_deployer.scoring.target import ServiceTarget
 from cloche_shared.errors import Unavailable
-from cloche_shared.http.elsewhere import Elsewhere, may_go_on, passed
+from cloche_shared.http.elsewhere import Elsewhere, may_go_on, whole
 from cloche_shared.ports.platform import PeerRequest
 
 
@@ -39,7 +39,7 @@ class PeerOnward:
 
     async def _pass(self, exchange: Exchange, address: str, request: PeerRequest) -> None:
         async with self._elsewhere.ask(address, request) as answer:
-            start = {"type": "http.response.start", "status": answer.status, "headers": passed(answer.fields)}
+            start = {"type": "http.response.start", "status": answer.status, "headers": whole(answer.fields)}
             head = False
             async for chunk in answer.body:
                 if not head:

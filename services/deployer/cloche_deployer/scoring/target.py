@@ -34,10 +34,10 @@ class ServiceTarget:
     """One service. `pool` is swapped as a whole: a request takes the pool at the moment of dispatch.
 
     `node` is the other node that answers; empty when this replica does. `reason` is why nothing can answer,
-    when that is known.
+    when that is known. `seq` is the place in the service's stream that this was made from.
     """
 
-    __slots__ = ("_digests", "name", "node", "pool", "project", "reason", "settings")
+    __slots__ = ("_digests", "name", "node", "pool", "project", "reason", "seq", "settings")
 
     def __init__(
         self, project: str, name: str, digests: Iterable[bytes], pool: WorkerPool | None, settings: TargetSettings
@@ -47,6 +47,7 @@ class ServiceTarget:
         self.pool = pool
         self.node = ""
         self.reason = ""
+        self.seq = 0
         self.settings = settings
         self._digests = tuple(digests)
 
