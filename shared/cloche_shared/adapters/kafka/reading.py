@@ -27,7 +27,7 @@ from cloche_shared.adapters.kafka.letters import RESENT_GROUP, RESENT_TOPIC
 from cloche_shared.adapters.kafka.reach import ACCESS, AWAIT_NEW_S, DEAD, READ_S, READING, Reach, unavailable, within
 from cloche_shared.bus.letters import RESENT
 from cloche_shared.contracts.envelope import from_message
-from cloche_shared.errors import Invalid
+from cloche_shared.errors import Invalid, Unavailable
 from cloche_shared.notes import notes_of
 from cloche_shared.ports.bus import Delivery
 
@@ -40,6 +40,8 @@ QUIET_S: Final = 30.0
 ASK_S: Final = 5.0
 STEP_S: Final = 0.02
 """The pause when messages are taken one by one and there is none."""
+PASS_ON_S: Final = 1.0
+"""Seconds between two commits of what was for other groups."""
 MOST_HELD: Final = 10_000
 """Messages that a delay holds back; beyond it nothing more is fetched until some are due."""
 _GONE: Final = (
@@ -145,6 +147,13 @@ class Reader:
             self._heard, self._stuck = time.monotonic(), {}
         elif time.monotonic() - self._heard > QUIET_S:
             await self._look()
+        await self._pass_on()
+
+    async def _pass_on(self) -> None:
+        """Remember what was passed over; without a group nothing is."""
+
+    def _passed_over(self, place: TopicPartition, offset: int) -> None:
+        """Hear of a message that is for another group."""
 
     def _give_up(self) -> None:
         consumer, self._consumer = self._consumer, None
@@ -215,9 +224,11 @@ class Reader:
         """Queue what came. A delay counts from the broker's time; a topic is delayed as a whole, so order stays."""
         now = time.time()
         for record in records:
-            self._next[TopicPartition(record.topic, record.partition)] = record.offset + 1
+            place = TopicPartition(record.topic, record.partition)
+            self._next[place] = record.offset + 1
             delivery = self._delivery(record)
             if delivery is None:
+                self._passed_over(place, record.offset)
                 continue
             if not self._delay or record.topic == self._reach.prefix + ACCESS:
                 self._due.append(delivery)
@@ -305,6 +316,11 @@ class Member(Reader):
         self._session_s = session_s
         self._handed: dict[str, int] = {}
         """For each source what comes behind the last message handed out since the partitions were dealt."""
+        self._done: dict[str, int] = {}
+        """For each source what was committed last of it."""
+        self._over: dict[TopicPartition, int] = {}
+        """Behind the last message that was for another group, where it is not committed yet."""
+        self._over_at = 0.0
         self._dealt = False
         self._committing: asyncio.Task[None] | None = None
         self._ear: _Ear | None = None
@@ -360,6 +376,8 @@ class Member(Reader):
         super()._forget()
         self._next.clear()
         self._handed.clear()
+        self._done.clear()
+        self._over.clear()
 
     def _give_up(self) -> None:
         self._dealt = False
@@ -380,6 +398,31 @@ class Member(Reader):
         if not mine or consumer is None or not self._dealt:
             return
         await self._uncut(lambda: consumer.commit(mine))
+        # a deal in between has forgotten what was handed out, and with it what was done
+        self._done.update({source: at for source, at in offsets.items() if at <= self._handed.get(source, -1)})
+
+    def _passed_over(self, place: TopicPartition, offset: int) -> None:
+        self._over[place] = offset + 1
+
+    async def _pass_on(self) -> None:
+        """Commit what lies behind the messages for other groups, so that nobody who begins anew reads them again."""
+        now = time.monotonic()
+        consumer = self._consumer
+        if not self._over or consumer is None or not self._dealt or now - self._over_at < PASS_ON_S:
+            return
+        self._over_at = now
+        waiting = {one.source for one in (*self._due, *(held for _, held in self._held))}
+        mine = {
+            place: offset
+            for place, offset in self._over.items()
+            if (source := self._source(place.topic, place.partition)) not in waiting
+            and self._handed.get(source, 0) <= self._done.get(source, 0)
+            and self._next.get(place) == offset
+        }
+        if mine:
+            with suppress(Unavailable):
+                await self._uncut(lambda: consumer.commit(mine))
+                self._over = {place: offset for place, offset in self._over.items() if mine.get(place) != offset}
 
     async def _uncut(self, act: Callable[[], Awaitable[None]]) -> None:
         """Commit within the deadline; a commit that a new deal overtook is passed over."""
