@@ -39,6 +39,7 @@ from cloche_deployer.settings import DeployerSettings
 from cloche_registry.settings import RegistrySettings
 from cloche_runner.settings import RunnerSettings
 from cloche_shared.access import AccessTable, issue_key
+from cloche_shared.adapters.conda.solver import RattlerSolver
 from cloche_shared.adapters.devices import NvmlDevices
 from cloche_shared.adapters.disk_reserve import DiskReserve, keep
 from cloche_shared.adapters.file_blobs import FileBlobStore
@@ -290,7 +291,12 @@ async def _compose(home: Path, found: Settings, log: Log, base_url: Callable[[],
         await registry_service.ensure_bootstrap_key(identity.token)
         files = machine.files
         own = builder.embedded_ports(
-            home / "builder", found.builder, interpreters=machine.interpreters, prove=files.prefix, warm=files.warm
+            home / "builder",
+            found.builder,
+            interpreters=machine.interpreters,
+            prove=files.prefix,
+            warm=files.warm,
+            conda=RattlerSolver(files.conda_workers),
         )
         builder_service = builder.build(platform_of("builder"), found.builder, own)
         node = runner.local_node(home / "node", machine.executor, files, NvmlDevices())

@@ -7,6 +7,8 @@ from contextlib import asynccontextmanager
 from cloche_builder.adapters.file_logs import FileLogs
 from cloche_builder.settings import BuilderSettings
 from cloche_builder.wiring import OwnPorts, build
+from cloche_shared.adapters.conda.machine import virtual_packages
+from cloche_shared.adapters.conda.solver import RattlerSolver
 from cloche_shared.adapters.folder_lock import FolderLock
 from cloche_shared.adapters.interpreters import Interpreters
 from cloche_shared.adapters.local_node_files import LocalNodeFiles
@@ -36,6 +38,8 @@ async def composed(opened: Opened[Settings]) -> AsyncIterator[Built]:
             prove=files.prefix,
             warm=files.warm,
             stage=staging.stage,
+            conda=RattlerSolver(files.conda_workers),
+            virtual=virtual_packages(settings.glibc, settings.cuda),
             address=opened.settings.cluster.address,
             elsewhere=opened.elsewhere,
         )

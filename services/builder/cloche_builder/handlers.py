@@ -89,7 +89,10 @@ class Builds:
 
     def _stream(self, question: Question) -> StreamId:
         settings = self._settings
-        scope = scope_of(question.environment.definition, question.project, settings.public, settings.default_index)
+        definition = question.environment.definition
+        scope = scope_of(
+            definition, question.project, settings.public, settings.default_index, settings.public_channels
+        )
         key = build_key(question.environment.definition_hash, question.target, settings.platform)
         return StreamId(KIND, scope, key)
 

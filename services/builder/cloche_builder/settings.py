@@ -5,6 +5,7 @@ from pydantic import Field
 from cloche_shared.settings import Section
 
 DEFAULT_INDEX = "https://pypi.org/simple"
+CHANNEL_ALIAS = "https://conda.anaconda.org"
 
 
 class BuilderSettings(Section):
@@ -13,6 +14,10 @@ class BuilderSettings(Section):
     `default_index`: the package index that is asked where a definition names none.
     `public_indexes`: what is built from these indexes alone is shared by all projects; None means
     the default index only, an empty list shares nothing.
+    `channel_alias`: the address below which conda channels that are given by name are found.
+    `public_channels`: conda channels (names or addresses) whose packages are everybody's.
+    `glibc`: the oldest C library of the machines that environments are made for (`2.28`), as conda is told;
+    empty: this machine's. `cuda`: the CUDA version that their drivers support; empty: conda is told of none.
     `platform`: what images are built for, as it stands in `e1` (`linux-x86_64`); empty: this machine's.
     `default_python`: the interpreter (`3.11`) of definitions that name none; empty: that of Cloche
     itself. Both must be what the registry was told, because they are part of `e1`.
@@ -27,6 +32,10 @@ class BuilderSettings(Section):
 
     default_index: str = DEFAULT_INDEX
     public_indexes: tuple[str, ...] | None = None
+    channel_alias: str = Field(default=CHANNEL_ALIAS, pattern=r"^https?://[^\s]+$")
+    public_channels: tuple[str, ...] = ("conda-forge",)
+    glibc: str = Field(default="", pattern=r"^(2\.\d{1,3})?$")
+    cuda: str = Field(default="", pattern=r"^(\d{1,2}(\.\d{1,2})?)?$")
     platform: str = Field(default="", pattern=r"^([a-z0-9]+-[A-Za-z0-9_]+)?$")
     default_python: str = Field(default="", pattern=r"^(3\.\d{1,2}(\.\d{1,3})?)?$")
     parallel: int = Field(default=2, ge=1, le=64)

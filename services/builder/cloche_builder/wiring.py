@@ -11,6 +11,7 @@ from pathlib import Path
 from cloche_builder.adapters.file_logs import FileLogs
 from cloche_builder.api import ApiParts, make_router
 from cloche_builder.commands import commands_consumer
+from cloche_builder.conda import CondaTools
 from cloche_builder.consumers import NO_PROJECT, OPEN, OPEN_LIST, OWN_TOPICS, TOPICS, Inbox, build_rows, request_rows
 from cloche_builder.domain.builds import BUILDS
 from cloche_builder.domain.requests import REQUESTS
@@ -21,6 +22,7 @@ from cloche_builder.reading import Reader
 from cloche_builder.settings import BuilderSettings
 from cloche_builder.tenure import Tenure
 from cloche_builder.workshop import Tools, Workshop
+from cloche_shared.adapters.conda.machine import virtual_packages
 from cloche_shared.adapters.interpreters import Interpreters
 from cloche_shared.adapters.uv_resolver import UvResolver
 from cloche_shared.bus.commands import DeskParts
@@ -35,6 +37,7 @@ from cloche_shared.journal.streams import Streams
 from cloche_shared.journal.writer import Writer
 from cloche_shared.key_uses import KeyUses
 from cloche_shared.lifecycle import Lifecycle
+from cloche_shared.ports.conda import CondaSolver
 from cloche_shared.ports.resolver import Resolver
 from cloche_shared.ports.views import Views
 from cloche_shared.service import Platform, Surface
@@ -51,7 +54,9 @@ class OwnPorts:
     `holder` is the builder's id: under one id at most one process may live at a time (embedded, the
     folder's lock sees to that), and whoever starts under it adopts its builds at once. `prove` and
     `warm` are a node's `prefix` and `warm` where the builder has a node; `stage` is needed where blobs
-    lie on another machine. `address` is where other replicas reach this one, `elsewhere` the way to them.
+    lie on another machine. `conda` chooses conda packages where they can be had; `virtual` is what
+    conda is told of the machines that environments are made for. `address` is where other replicas
+    reach this one, `elsewhere` the way to them.
     """
 
     resolver: Resolver
@@ -60,6 +65,8 @@ class OwnPorts:
     prove: Prove | None = None
     warm: Warm | None = None
     stage: Stage | None = None
+    conda: CondaSolver | None = None
+    virtual: tuple[str, ...] = ()
     address: str = ""
     elsewhere: Elsewhere | None = None
 
@@ -96,7 +103,10 @@ class BuilderService:
         tenure = Tenure(
             own.holder, platform.leases, platform.clock, settings.lease_ttl_s, self._tenure_changed, own.address
         )
-        tools = Tools(own.resolver, platform.http, platform.blobs, own.prove, own.warm, own.stage)
+        conda = None
+        if own.conda is not None:
+            conda = CondaTools(own.conda, settings.platform, own.virtual, settings.channel_alias)
+        tools = Tools(own.resolver, platform.http, platform.blobs, own.prove, own.warm, own.stage, conda)
         site = Site(Workshop(tools), own.logs, platform.blobs, platform.clock, _OpenBuilds(platform.views), settings)
         self._tenure = tenure
         self._driver = Driver(self.builds, site, tenure)
@@ -200,11 +210,14 @@ def embedded_ports(
     interpreters: Interpreters | None = None,
     prove: Prove | None = None,
     warm: Warm | None = None,
+    conda: CondaSolver | None = None,
 ) -> OwnPorts:
     """Return the ports of one machine.
 
-    `folder` is the builder's part of the data folder; `interpreters` should be those of the node.
+    `folder` is the builder's part of the data folder; `interpreters` should be those of the node, and
+    `conda` works in its processes.
     """
     known = interpreters or Interpreters(managed=folder / "uv" / "python")
     resolver = UvResolver(folder / "uv", known, default_index=settings.default_index)
-    return OwnPorts(resolver, FileLogs(folder / "logs"), prove=prove, warm=warm)
+    virtual = virtual_packages(settings.glibc, settings.cuda)
+    return OwnPorts(resolver, FileLogs(folder / "logs"), prove=prove, warm=warm, conda=conda, virtual=virtual)

@@ -1,16 +1,17 @@
 """The work of one build: resolve, fetch, lock, prove."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import urlsplit, urlunsplit
 
+from cloche_builder.conda import CondaTools, asks_conda, conda_lock, conda_resolution, wish_of
 from cloche_builder.ports import Prove, Warm
 from cloche_shared.contracts.definition import Artefact, Definition, Lock
 from cloche_shared.errors import Failed, NotFound
 from cloche_shared.ports.blobs import Blobs, BlobStore
 from cloche_shared.ports.platform import Http
-from cloche_shared.ports.resolver import Choice, Resolution, Resolver, Say
+from cloche_shared.ports.resolver import Choice, Ground, Resolution, Resolver, Say
 from cloche_shared.store.artefacts import Sources, Stage, fetch, make_lock
-from cloche_shared.store.hashing import lock_bytes
+from cloche_shared.store.hashing import lock_bytes, lock_digest
 
 OWNER = "builder"
 _GONE = frozenset({"package_not_found", "hash_mismatch", "url_not_allowed"})
@@ -41,7 +42,7 @@ class Tools:
     """What a workshop works with.
 
     `warm` and `prove` belong to a node's files where the builder has one; `stage` is needed where
-    blobs lie on another machine.
+    blobs lie on another machine. Without `conda` no conda packages can be had.
     """
 
     resolver: Resolver
@@ -50,6 +51,7 @@ class Tools:
     prove: Prove | None = None
     warm: Warm | None = None
     stage: Stage | None = None
+    conda: CondaTools | None = None
 
 
 class Workshop:
@@ -76,15 +78,43 @@ class Workshop:
         return Made(stored.digest, len(lock.artefacts), sum(artefact.size for artefact in lock.artefacts))
 
     async def _solved(self, job: Job, blobs: Blobs, say: Say) -> Lock:
+        if asks_conda(job.definition):
+            return await self._solved_on_conda(job, blobs, say)
         resolution = await self._tools.resolver.resolve(job.definition, say)
         artefacts = await self._fetched(resolution, blobs, say)
         return make_lock(job.definition_hash, resolution, artefacts)
+
+    async def _solved_on_conda(self, job: Job, blobs: Blobs, say: Say) -> Lock:
+        """Choose conda's packages first, then pip's to fit them."""
+        tools = self._tools.conda
+        if tools is None:
+            raise _no_conda()
+        wish = wish_of(job.definition, tools)
+        records = await tools.solver.solve(wish, say)
+        resolution = conda_resolution(records, wish, tools.platform)
+        sources = Sources(self._tools.http, blobs, self._tools.resolver, say, self._tools.stage)
+        artefacts = await fetch(resolution, sources)
+        resolution = replace(resolution, indexes=())
+        if job.definition.python.pip:
+            ground = await self._ground(tools, make_lock(job.definition_hash, resolution, artefacts), blobs, say)
+            resolution = await self._tools.resolver.resolve(job.definition, say, ground)
+            artefacts += await fetch(resolution, sources)
+        return conda_lock(job.definition_hash, wish, records, resolution, artefacts)
+
+    async def _ground(self, tools: CondaTools, lock: Lock, blobs: Blobs, say: Say) -> Ground:
+        """Return what pip builds upon, with conda's own Python where it can be started on this machine."""
+        distributions = await tools.solver.distributions(lock.artefacts, blobs)
+        python = ""
+        if self._tools.prove is not None:
+            await say("Making conda's part on this machine")
+            python = str((await self._tools.prove(lock_digest(lock), lock, blobs)).python)
+        return Ground(lock.python, lock.platform, python, distributions)
 
     async def _fetched(self, resolution: Resolution, blobs: Blobs, say: Say) -> tuple[Artefact, ...]:
         tools = self._tools
         sources = Sources(tools.http, blobs, tools.resolver, say, tools.stage)
         warm = tools.warm
-        if warm is None:
+        if warm is None or any(choice.kind == "conda" for choice in resolution.choices):
             return await fetch(resolution, sources)
 
         async def ready(artefact: Artefact) -> None:
@@ -101,7 +131,7 @@ class Workshop:
             return None
         missing = set(await blobs.missing([artefact.digest for artefact in lock.artefacts]))
         absent = [artefact for artefact in lock.artefacts if artefact.digest in missing]
-        if any(artefact.kind != "wheel" for artefact in absent):
+        if any(artefact.kind == "built-wheel" for artefact in absent):
             await say("A wheel that was built here is gone; solving again")
             return None
         try:
@@ -119,17 +149,27 @@ def _resolution(lock: Lock, absent: list[Artefact], definition: Definition) -> R
     users = _users(definition)
     choices = tuple(
         Choice(
-            kind="wheel",
+            kind="conda" if artefact.kind == "conda" else "wheel",
             name=artefact.name,
             version=artefact.version,
             filename=artefact.filename,
             url=_with_user(artefact.url, users),
             hash=artefact.digest,
             size=artefact.size,
+            build=artefact.build,
+            subdir=artefact.subdir,
         )
         for artefact in absent
     )
     return Resolution(lock.python, "", lock.platform, choices, lock.pylock, tuple(_indexes(definition)))
+
+
+def _no_conda() -> Failed:
+    return Failed(
+        "conda_not_available",
+        "This builder does not resolve conda packages.",
+        todo="Leave the conda packages out, or ask the administrator for a builder that has conda.",
+    )
 
 
 def _users(definition: Definition) -> dict[str, str]:

@@ -20,7 +20,7 @@ from cloche_shared.contracts.definition import Definition
 from cloche_shared.errors import Failed
 from cloche_shared.ports.blobs import Blob, Blobs
 from cloche_shared.ports.platform import HttpAnswer
-from cloche_shared.ports.resolver import BuiltWheel, Choice, Resolution, Say
+from cloche_shared.ports.resolver import BuiltWheel, Choice, Ground, Resolution, Say
 
 BASE = "https://index.invalid/files/"
 
@@ -84,8 +84,8 @@ class MemoryResolver:
                 return f"source of {filename}".encode() if package.only_source else wheel_bytes(package)
         return None
 
-    async def resolve(self, definition: Definition, say: Say) -> Resolution:
-        python = self._python(definition.python.version)
+    async def resolve(self, definition: Definition, say: Say, ground: Ground | None = None) -> Resolution:
+        python = self._python(definition.python.version if ground is None else ground.python)
         wanted: dict[str, list[Requirement]] = {}
         pending = [line.split(" --hash=")[0] for line in definition.python.pip]
         chosen: dict[str, Package] = {}

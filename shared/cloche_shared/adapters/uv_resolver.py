@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import uv
@@ -27,7 +27,8 @@ from cloche_shared.adapters.leftovers import Tidied
 from cloche_shared.contracts.definition import Definition, PipOptions
 from cloche_shared.errors import Failed
 from cloche_shared.ports.blobs import Blob, Blobs
-from cloche_shared.ports.resolver import BuiltWheel, Choice, Resolution, Say
+from cloche_shared.ports.resolver import BuiltWheel, Choice, Distribution, Ground, Resolution, Say
+from cloche_shared.store.ground import ground_clash, stub_name, stub_wheel, without_ground
 from cloche_shared.store.pylock import choose
 from cloche_shared.store.uv_errors import build_error, resolve_error, without_secrets
 
@@ -74,19 +75,28 @@ class UvResolver:
         self._default_index = default_index
         self._managed = managed
 
-    async def resolve(self, definition: Definition, say: Say) -> Resolution:
-        interpreter = await self._interpreter(definition.python.version, say)
+    async def resolve(self, definition: Definition, say: Say, ground: Ground | None = None) -> Resolution:
+        if ground is None:
+            interpreter = await self._interpreter(definition.python.version, say)
+        else:
+            interpreter = await self._on_ground(ground)
         indexes = self._indexes(definition.python.pip_options)
         await check_files(_addresses(definition.python.pip), beside=indexes)
         async with self._folder("resolve") as folder:
             source, target = folder / "requirements.in", folder / "pylock.toml"
             lines = "\n".join(definition.python.pip) + "\n"
             await asyncio.to_thread(source.write_text, lines, encoding="utf-8")
+            below = () if ground is None else ground.distributions
             arguments = _compile_arguments(definition.python.pip_options, interpreter, source, target)
+            if below:
+                stubs = await asyncio.to_thread(_stubs, folder, below)
+                arguments[2:2] = ["--constraints", str(stubs)]
             done = await self._uv(arguments, indexes, say, RESOLVE_SECONDS)
             if done.status != 0:
-                raise resolve_error(done.lines, definition.python.pip)
+                clash = ground_clash(done.lines, definition.python.pip, below)
+                raise clash or resolve_error(done.lines, definition.python.pip)
             text = without_secrets(await asyncio.to_thread(target.read_text, encoding="utf-8"))
+            text = without_ground(text, {one.name for one in below}) if below else text
         choices = choose(text, interpreter.tags, definition.python, indexes)
         found = "1 package" if len(choices) == 1 else f"{len(choices)} packages"
         await say(f"Resolved {found} for Python {interpreter.version} on {interpreter.platform}")
@@ -109,6 +119,17 @@ class UvResolver:
         if found is None:
             raise not_available(version or "3", await self._interpreters.all())
         return found
+
+    async def _on_ground(self, ground: Ground) -> Interpreter:
+        """Return conda's Python, or what stands in for it here: one of its minor version, asked in its name."""
+        if ground.interpreter:
+            found = await probe(ground.interpreter)
+        else:
+            found = await self._interpreters.find(".".join(ground.python.split(".")[:2]))
+        if found is None:
+            why = "The channel's own Python does not start here." if ground.interpreter else ""
+            raise not_available(ground.python, await self._interpreters.all(), why=why)
+        return replace(found, version=ground.python, platform=ground.platform)
 
     async def _install(self, version: str, say: Say) -> Interpreter | None:
         """Have uv fetch an interpreter; None where it cannot be had."""
@@ -232,6 +253,19 @@ def _compile_arguments(options: PipOptions, interpreter: Interpreter, source: Pa
     for name in options.only_binary:
         arguments += ["--only-binary", name]
     return [*arguments, "--output-file", str(target), "--", str(source)]
+
+
+def _stubs(folder: Path, distributions: Sequence[Distribution]) -> Path:
+    """Write the stubs of what conda brings, and the constraints that lead uv to them."""
+    lines = []
+    for one in distributions:
+        name = stub_name(one)
+        if name is not None:
+            (folder / name).write_bytes(stub_wheel(one))
+            lines.append(f"{one.name} @ {(folder / name).as_uri()}\n")
+    constraints = folder / "conda.txt"
+    constraints.write_text("".join(lines), encoding="utf-8")
+    return constraints
 
 
 def _build_arguments(interpreter: str, source: Path, target: Path) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from cloche_shared.contracts.definition import Artefact
 from cloche_shared.ports.blobs import Blobs
-from cloche_shared.ports.resolver import Say
+from cloche_shared.ports.resolver import Distribution, Say
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +45,6 @@ class CondaRecord:
     license: str = ""
     depends: tuple[str, ...] = ()
     constrains: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Distribution:
-    """A Python distribution that a conda package installs: its canonical name and version, as pip knows it."""
-
-    name: str
-    version: str
-    package: str
 
 
 class CondaSolver(Protocol):

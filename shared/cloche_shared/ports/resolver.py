@@ -48,6 +48,28 @@ class Resolution:
 
 
 @dataclass(frozen=True, slots=True)
+class Distribution:
+    """A Python distribution that a conda package installs: its canonical name and version, as pip knows it."""
+
+    name: str
+    version: str
+    package: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What conda put below pip's packages: its Python, by full version, and the distributions that it installs.
+
+    `interpreter` is the path of that very Python where it was made on this machine, else empty.
+    """
+
+    python: str
+    platform: str
+    interpreter: str = ""
+    distributions: tuple[Distribution, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class BuiltWheel:
     """A wheel that was made from an sdist: its file name and bytes' path on this machine."""
 
@@ -64,8 +86,8 @@ class Resolver(Protocol):
     `extra["package"]` names the package where one is to blame.
     """
 
-    async def resolve(self, definition: Definition, say: Say) -> Resolution:
-        """Choose a file for every package."""
+    async def resolve(self, definition: Definition, say: Say, ground: Ground | None = None) -> Resolution:
+        """Choose a file for every package of pip's; what the ground has stays as it is there."""
 
     async def build_wheel(self, resolution: Resolution, choice: Choice, sdist: str, say: Say) -> BuiltWheel:
         """Build the sdist at path `sdist` into a wheel, isolated from every environment."""

@@ -14,7 +14,7 @@ _NO_CANDIDATES = re.compile(r"No candidates were found for ([^\s.]+) ([^\n]*)")
 _VIRTUAL = re.compile(r"\b(__[a-z]+)\b[^\n]*for which no candidates were found")
 _NAME = re.compile(r"(?:[^:]*::)?([A-Za-z0-9_][A-Za-z0-9_.-]*)")
 _SPEC = re.compile(
-    r"([A-Za-z0-9][A-Za-z0-9._/-]*::)?[A-Za-z0-9_][A-Za-z0-9_.-]*([ =<>!~][ A-Za-z0-9_.,*+!=<>~|()^$-]*)?"
+    r"([A-Za-z0-9][A-Za-z0-9._/:-]*::)?[A-Za-z0-9_][A-Za-z0-9_.-]*([ =<>!~][ A-Za-z0-9_.,*+!=<>~|()^$-]*)?"
 )
 MAX_SPEC = 1024
 _FETCHING = frozenset({"GatewayError", "FetchRepoDataError", "CacheDirError", "IoError"})

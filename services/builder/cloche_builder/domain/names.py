@@ -26,24 +26,36 @@ def _plain(url: str) -> str:
     return without_credentials(url).rstrip("/")
 
 
-def is_public(definition: Definition, public_indexes: Collection[str], default_index: str) -> bool:
-    """Whether everything comes from indexes on the operator's list, without credentials or direct addresses."""
+def is_public(
+    definition: Definition, public_indexes: Collection[str], default_index: str, public_channels: Collection[str] = ()
+) -> bool:
+    """Whether everything comes from places on the operator's lists, without credentials or direct addresses."""
     known = {_plain(url) for url in public_indexes}
     section = definition.python
     if any("@" in line.partition(";")[0] for line in section.pip):
         return False
+    if section.conda is not None and section.conda.packages:
+        channels = {channel.rstrip("/") for channel in public_channels}
+        if not {channel.rstrip("/") for channel in section.conda.channels} <= channels:
+            return False
     return all(
         "@" not in url.partition("://")[2].partition("/")[0] and _plain(url) in known
         for url in _indexes(section.pip_options, default_index)
     )
 
 
-def scope_of(definition: Definition, project: str, public_indexes: Collection[str], default_index: str) -> str:
+def scope_of(
+    definition: Definition,
+    project: str,
+    public_indexes: Collection[str],
+    default_index: str,
+    public_channels: Collection[str] = (),
+) -> str:
     """Return `public`, or the project whose the build is alone.
 
     Raises `Invalid` (`reserved_project`) for a project that is named like the public scope.
     """
-    if is_public(definition, public_indexes, default_index):
+    if is_public(definition, public_indexes, default_index, public_channels):
         return PUBLIC
     if project == PUBLIC:
         raise Invalid(

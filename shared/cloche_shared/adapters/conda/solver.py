@@ -16,8 +16,8 @@ from cloche_shared.blobs.errors import disk_error
 from cloche_shared.contracts.definition import Artefact
 from cloche_shared.errors import Failed
 from cloche_shared.ports.blobs import Blobs
-from cloche_shared.ports.conda import CondaRecord, CondaWish, Distribution
-from cloche_shared.ports.resolver import Say
+from cloche_shared.ports.conda import CondaRecord, CondaWish
+from cloche_shared.ports.resolver import Distribution, Say
 from cloche_shared.store.conda_errors import check_specs, solve_error
 from cloche_shared.store.conda_places import with_user
 from cloche_shared.store.hashing import without_credentials

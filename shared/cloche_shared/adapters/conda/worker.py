@@ -17,10 +17,10 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import rattler
-from rattler.exceptions import InvalidMatchSpecError
-from rattler.networking import RetryMiddleware
-from rattler.package_streaming import extract
+import rattler  # type: ignore[import-not-found, unused-ignore]
+from rattler.exceptions import InvalidMatchSpecError  # type: ignore[import-not-found, unused-ignore]
+from rattler.networking import RetryMiddleware  # type: ignore[import-not-found, unused-ignore]
+from rattler.package_streaming import extract  # type: ignore[import-not-found, unused-ignore]
 
 from cloche_shared.adapters.conda.layout import Json, Layout, RefusedError
 

@@ -73,6 +73,11 @@ class LocalNodeFiles:
         self._folders = Folders(self._root / "work")
         self._made = Tidied(self._root / "tmp", remove_tree)
 
+    @property
+    def conda_workers(self) -> CondaWorkers:
+        """The processes that work on conda packages here; they end with these files."""
+        return self._workers
+
     async def close(self) -> None:
         """End the worker processes."""
         await self._pool.close()
