@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import httpx2
 import pytest
@@ -49,6 +49,10 @@ def things() -> APIRouter:
             raise ZeroDivisionError
         caller.wrote("thing/default/a", 3)
         return Reply(body, 201, headers={"x-request-key": once.request_id(caller.project)})
+
+    @routes.get("", response_model=list[Thing], operation_id="list_things")
+    async def list_all(caller: Annotated[Caller, may("environments.read")]) -> Response:
+        return Reply(b"[]")
 
     prefers = Lean("environments.write", Thing, prefers=True)
 
@@ -111,6 +115,19 @@ async def test_it_answers_with_status_position_and_key(client: httpx2.AsyncClien
     assert (found.status_code, found.json()) == (201, {"name": "a"})
     assert found.headers["cloche-position"] == "home:thing/default/a@3"
     assert found.headers["x-request-key"]
+
+
+async def test_it_needs_nothing_of_the_router_though_another_route_has_its_path(
+    world: World, client: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (await client.get("/api/v1/things")).json() == []
+    monkeypatch.setattr(world.app.api, "middleware_stack", _fails)
+    assert (await client.post("/api/v1/things", content=b'{"name":"a"}')).status_code == 201
+    assert (await client.get("/api/v1/things/a")).status_code == 200
+
+
+def _fails(*_: object) -> NoReturn:
+    raise AssertionError("the router was asked")
 
 
 async def test_it_is_noted_with_its_route_and_project(world: World, client: httpx2.AsyncClient) -> None:
@@ -176,7 +193,7 @@ async def test_a_role_that_is_too_low_is_refused(world: World) -> None:
 
 async def test_other_methods_are_refused_as_everywhere(client: httpx2.AsyncClient) -> None:
     found = await client.put("/api/v1/things", content=b'{"name":"a"}')
-    assert (found.status_code, found.headers["allow"]) == (405, "POST")
+    assert (found.status_code, found.headers["allow"]) == (405, "GET, HEAD, POST")
 
 
 async def test_one_thing_is_shown_and_noted_as_by_every_route(world: World, client: httpx2.AsyncClient) -> None:

@@ -117,6 +117,7 @@ class FileBlobs:
 
     def __init__(self, root: Path, tidied: set[Path] | None = None) -> None:
         self._root = root
+        self._folder = f"{root}/sha256"
         self._tidied = set() if tidied is None else tidied
         self.tmp = root / "tmp"
 
@@ -130,10 +131,14 @@ class FileBlobs:
 
     def path(self, digest: str) -> Path:
         """Return where a digest's file lies. Raises `Invalid` (code `invalid_digest`)."""
+        return Path(self._place(digest))
+
+    def _place(self, digest: str) -> str:
+        """Return it without pathlib's detour: most blobs are only asked for their size."""
         if not _DIGEST.fullmatch(digest):
             raise Invalid("invalid_digest", "A digest has the form sha256:<64 hexadecimal digits>.")
         name = digest.removeprefix("sha256:")
-        return self._root / "sha256" / name[:2] / name
+        return f"{self._folder}/{name[:2]}/{name}"
 
     async def put(self, chunks: AsyncIterable[bytes], *, digest: str | None = None, limit: int | None = None) -> Blob:
         pieces = _gathered(chunks, limit)
@@ -225,7 +230,7 @@ class FileBlobs:
 
     def _size(self, digest: str) -> int | None:
         try:
-            return os.stat(self.path(digest)).st_size  # noqa: PTH116 - as the loop calls it, without pathlib's detour
+            return os.stat(self._place(digest)).st_size  # noqa: PTH116 - as `_place`
         except FileNotFoundError:
             return None
 

@@ -1,6 +1,7 @@
 """The Python interpreters of this machine: the one that runs, and those on PATH."""
 
 import asyncio
+import functools
 import json
 import os
 import re
@@ -52,6 +53,7 @@ class Interpreter:
         return ".".join(self.version.split(".")[:2])
 
 
+@functools.cache
 def running() -> Interpreter:
     """Return the interpreter that runs this process."""
     base = getattr(sys, "_base_executable", None) or sys.executable

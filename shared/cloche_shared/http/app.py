@@ -73,7 +73,7 @@ def create_app(routers: Iterable[APIRouter], parts: AppParts) -> App:
         _refuse_unguarded(one.routes)
         api.include_router(one, prefix=PREFIX)
     _add_documents(api, parts.openapi)
-    shortcut = Shortcut(api, {PREFIX + route.path: route for route in api.state.known})
+    shortcut = Shortcut(api, PREFIX, api.state.known)
     return App(api, Front(shortcut, parts.version.installation, parts.front), parts.front.drain)
 
 

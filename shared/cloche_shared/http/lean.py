@@ -11,7 +11,7 @@ signature stays what FastAPI reads for the document and what `create_app` checks
 """
 
 import re
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -178,14 +178,15 @@ def _route_class(takes: Lean) -> type[LeanRoute]:
 class Shortcut:
     """Serves lean routes without the way through FastAPI's middlewares and routers, which costs more than a command.
 
-    It stands behind the front, which answers what a route raises as FastAPI's handlers would; `paths`
-    maps whole paths to routes. Everything else goes on to `app`.
+    It stands behind the front, which answers what a route raises as FastAPI's handlers would; `routes`
+    are all routes below `prefix`, of which several may have one path. Everything else goes on to `app`.
     """
 
-    def __init__(self, app: ASGIApp, paths: Mapping[str, APIRoute]) -> None:
+    def __init__(self, app: ASGIApp, prefix: str, routes: Sequence[APIRoute]) -> None:
         self._app = app
-        self._paths = {path: route for path, route in paths.items() if isinstance(route, LeanRoute)}
-        self._shows = {path.rpartition("/")[0]: route for path, route in paths.items() if isinstance(route, LeanShow)}
+        self._paths = {prefix + route.path: route for route in routes if isinstance(route, LeanRoute)}
+        shows = (route for route in routes if isinstance(route, LeanShow))
+        self._shows = {(prefix + route.path).rpartition("/")[0]: route for route in shows}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection of ASGI."""
