@@ -36,13 +36,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.filterwarnings(LEFT_CONNECTION))
         if item.path.is_relative_to(Path(__file__).parent) and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(3 * PATIENCE))
-    if CLUSTER:
-        items[:] = [item for item in items if not _needs_one_process(item)]
+    fits = _fits_a_cluster if CLUSTER else _fits_one_process
+    items[:] = [item for item in items if fits(item)]
 
 
-def _needs_one_process(item: pytest.Item) -> bool:
-    """Whether a test is about the one process of an embedded Cloche."""
-    return item.get_closest_marker("embedded_only") is not None or "own_topology" in getattr(item, "fixturenames", ())
+def _fits_a_cluster(item: pytest.Item) -> bool:
+    """Whether a test is not about the one process of an embedded Cloche."""
+    return item.get_closest_marker("embedded_only") is None and "own_topology" not in getattr(item, "fixturenames", ())
+
+
+def _fits_one_process(item: pytest.Item) -> bool:
+    """Whether a test does not need services that come and go one by one."""
+    return item.get_closest_marker("cluster_only") is None
 
 
 @pytest.fixture(scope="session")
