@@ -4,9 +4,15 @@ import asyncio
 import contextlib
 from collections import defaultdict
 
+from cloche_shared.bus.dispatch import TRANSIENT
+from cloche_shared.notes import notes_of
 from cloche_shared.ports.bus import Bus
 
 TOPIC = "cloche.builds"
+RETRY_S = 1.0
+"""Seconds before a bus that did not answer is asked again."""
+
+_log = notes_of(__name__)
 
 
 class Signals:
@@ -47,9 +53,22 @@ class Signals:
                     del self._waiting[subject]
 
     async def follow(self, bus: Bus) -> None:
-        """Notify of everything that any builder records, for ever."""
-        async with bus.tail([TOPIC]) as subscription:
-            while True:
-                for delivery in await subscription.fetch():
-                    if delivery.event is not None:
-                        self.notify(delivery.event.subject)
+        """Notify of everything that any builder records, for ever, whatever becomes of the bus.
+
+        After an interruption all who wait are woken: what happened meanwhile was heard by nobody.
+        """
+        while True:
+            try:
+                async with bus.tail([TOPIC]) as subscription:
+                    self._notify_all()
+                    while True:
+                        for delivery in await subscription.fetch():
+                            if delivery.event is not None:
+                                self.notify(delivery.event.subject)
+            except TRANSIENT as error:
+                _log.warning("signals_missed", error=str(error))
+                await asyncio.sleep(RETRY_S)
+
+    def _notify_all(self) -> None:
+        for subject in list(self._waiting):
+            self.notify(subject)

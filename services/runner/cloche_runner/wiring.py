@@ -229,16 +229,18 @@ class Runner:
                 pause = self._settings.sweep_lists
 
     async def _follow_others(self) -> None:
-        """Hear of what other processes do."""
+        """Hear of what other processes do, whatever becomes of the bus; what was missed is looked up."""
         see = seen(self.core)
-        async with self._platform.bus.tail(OWN_TOPICS) as subscription:
-            while True:
-                try:
-                    batch = await subscription.fetch()
-                    await see([delivery.event for delivery in batch if delivery.event is not None])
-                except TRANSIENT as error:
-                    _log.warning("events_missed", error=str(error))
+        while True:
+            try:
+                async with self._platform.bus.tail(OWN_TOPICS) as subscription:
                     await self._look_again()
+                    while True:
+                        batch = await subscription.fetch()
+                        await see([delivery.event for delivery in batch if delivery.event is not None])
+            except TRANSIENT as error:
+                _log.warning("events_missed", error=str(error))
+                await asyncio.sleep(_LOAD_AGAIN_S)
 
     async def _reload(self) -> None:
         """Look at everything active now and then, whatever events were missed."""
