@@ -106,3 +106,8 @@ class Internal(ClocheError):
 def is_disk_full(error: BaseException) -> bool:
     """Tell whether something failed for want of room, and may go well once there is some."""
     return isinstance(error, Unavailable) and error.code == "disk_full"
+
+
+def is_store_away(error: BaseException) -> bool:
+    """Tell whether something failed because a store does not answer, and goes well once it does."""
+    return isinstance(error, Unavailable) and error.code == "store_unavailable"

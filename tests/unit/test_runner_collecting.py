@@ -34,6 +34,8 @@ class Faulty(Cluster):
         self.checkouts = 0
         self.full = 0
         """So many checkouts find the disk full."""
+        self.away = 0
+        """So many checkouts find the store away."""
         self.programs["a.py"] = self.program
 
     async def program(self, life: Life) -> int:
@@ -55,6 +57,8 @@ class _Files(MemoryNodeFiles):
 
     async def checkout(self, work_id: str, snapshot: Manifest, blobs: Blobs) -> Path:
         self._cluster.checkouts += 1
+        if self._cluster.checkouts <= self._cluster.away:
+            raise Unavailable("store_unavailable", "The store does not answer.")
         if self._cluster.checkouts <= self._cluster.full:
             raise Failed("disk_full", "There is no room left on the disk.")
         return await super().checkout(work_id, snapshot, blobs)
@@ -221,3 +225,19 @@ async def test_cleaning_goes_on_after_an_error_of_the_disk() -> None:
         await asyncio.sleep(100)
         life.stop()
         assert (files.tries, await files.present()) == (2, [])
+
+
+async def test_a_store_that_is_away_while_an_attempt_is_prepared_costs_time_and_no_attempt() -> None:
+    cluster = Faulty(lambda _, __: None)
+    cluster.away = 40
+    async with answering(cluster), replica(cluster) as client:
+        shown = await client.ended(await client.submit("a.py"))
+    assert (shown["status"], shown["attempt"], cluster.checkouts) == ("Completed", 1, 41)
+
+
+async def test_a_store_that_stays_away_loses_the_attempt() -> None:
+    cluster = Faulty(lambda _, __: None)
+    cluster.away = 10_000
+    async with answering(cluster), replica(cluster) as client:
+        shown = await client.ended(await client.submit("a.py"))
+    assert (shown["status"], shown["problem"]["code"]) == ("Failed", "infrastructure_failure")

@@ -1,5 +1,7 @@
 """The writer: what it does while a store does not say whether it wrote."""
 
+import asyncio
+
 import pytest
 
 from cloche_shared.adapters.memory_faults import NoFaults
@@ -7,7 +9,7 @@ from cloche_shared.adapters.memory_journal import MemoryJournal, MemoryStore
 from cloche_shared.adapters.system_clock import SystemClock
 from cloche_shared.adapters.system_random import SystemRandom
 from cloche_shared.errors import Unavailable
-from cloche_shared.journal.writer import Writer
+from cloche_shared.journal.writer import SETTLE_WITHIN, Writer
 from cloche_shared.ports.journal import Document, OutcomeUnknownError, Verdict
 
 EFFECT, ANSWER = Document("run/default/a/000000000001", b"effect"), Document("answers/default/k", b"answer")
@@ -71,3 +73,20 @@ async def test_a_store_that_never_says_is_unavailable() -> None:
     with pytest.raises(Unavailable) as caught:
         await writer(MemoryStore(), *["lost"] * 9).append([EFFECT, ANSWER])
     assert caught.value.code == "store_unavailable"
+
+
+class Held(NoFaults):
+    """A store that is held: each call ends at its own deadline, and nobody knows what it did."""
+
+    async def before(self, call: str) -> None:
+        await asyncio.sleep(5.0)
+        raise OutcomeUnknownError
+
+
+@pytest.mark.looptime
+async def test_nobody_waits_for_a_held_store_longer_than_one_deadline_and_the_time_to_settle() -> None:
+    held = Writer(MemoryJournal(MemoryStore(), faults=Held()), SystemClock(), SystemRandom())
+    began = asyncio.get_running_loop().time()
+    with pytest.raises(Unavailable):
+        await held.append([EFFECT])
+    assert asyncio.get_running_loop().time() - began <= 5.0 + SETTLE_WITHIN

@@ -20,7 +20,7 @@ from cloche_builder.tenure import Tenure
 from cloche_builder.workshop import Job, Made
 from cloche_shared.contracts.facts import ImageBuildFailed, ImageBuilt
 from cloche_shared.contracts.references import Problem
-from cloche_shared.errors import ClocheError, Conflict, Failed, Internal, Unavailable
+from cloche_shared.errors import ClocheError, Conflict, Failed, Internal, Unavailable, is_store_away
 from cloche_shared.journal.commit import StreamId
 from cloche_shared.notes import notes_of
 from cloche_shared.ports.blobs import BlobStore
@@ -29,6 +29,7 @@ from cloche_shared.ports.platform import Clock
 from cloche_shared.ports.resolver import Say
 
 RECORD_AGAIN_S = 1.0
+STORE_AGAIN_S = 2.0
 STOP_S = 5.0
 
 _TROUBLE = (Unavailable, OutcomeUnknownError, TimeoutError, ConnectionError)
@@ -214,7 +215,7 @@ class Driver:
                     # a crash may have come between the former result and the end of its live log
                     await self._site.logs.remove(log_id(stream, claim.attempt - 1))
                 await diary.say(f"Build {stream.id[:12]}, attempt {claim.attempt}, by {claim.builder}")
-                result = await self._site.workshop.make(_job(stream, build, claim), diary.say)
+                result = await self._made(_job(stream, build, claim), diary)
         except TimeoutError:
             result = problem_of(_too_long(self._site.settings.timeout_s))
         except ClocheError as error:
@@ -224,6 +225,17 @@ class Driver:
             result = problem_of(_defect())
         seconds = self._site.clock.monotonic() - began
         await self._finish(stream, claim.attempt, diary, result, seconds=seconds)
+
+    async def _made(self, job: Job, diary: Diary) -> Made:
+        """Do the work; a store that does not answer is no fault of the build, which begins again once it does."""
+        while True:
+            try:
+                return await self._site.workshop.make(job, diary.say)
+            except Unavailable as error:
+                if not is_store_away(error):
+                    raise
+                await diary.say(f"{error.what} Waiting for it.")
+            await asyncio.sleep(STORE_AGAIN_S)
 
     async def _finish(
         self, stream: StreamId, attempt: int, diary: Diary, result: Made | Problem, *, seconds: float

@@ -27,7 +27,7 @@ from cloche_runner.spooled import log_tail
 from cloche_runner.storing import Storing, not_collected, problem_of
 from cloche_shared.contracts.references import Problem
 from cloche_shared.contracts.runs import RUNS_OWN, Ended, RunSpec
-from cloche_shared.errors import ClocheError, Unavailable
+from cloche_shared.errors import ClocheError, Unavailable, is_store_away
 from cloche_shared.journal.commit import StreamId
 from cloche_shared.journal.streams import Changed, Decision
 from cloche_shared.ports.executor import Executor, Exit, Limits, Process, ProcessSpec
@@ -38,6 +38,8 @@ OWNER = "runner"
 LONGEST_BACKOFF = 60.0
 BRIEF_S = 0.02
 """Seconds that the word of a program's beginning is held back: what ends within them is told of in one commit."""
+STORE_WAIT_S = 60.0
+STORE_AGAIN_S = 0.5
 PROMPT_S = 0.1
 """Seconds within which outputs and log must be stored, else the run is shown as Finalizing meanwhile."""
 
@@ -149,10 +151,22 @@ class Attempt:
         return process
 
     async def _ready(self, run: Run) -> ProcessSpec:
-        """Prepare everything, and return once the process may be started."""
-        spec = await self._prepare(run)
-        await self._still_held()
-        return spec
+        """Prepare everything, and return once the process may be started.
+
+        A store that does not answer is waited for: an attempt that is lost for it counts against the run.
+        """
+        patience = self._core.clock.monotonic() + STORE_WAIT_S
+        while True:
+            try:
+                spec = await self._prepare(run)
+                await self._still_held()
+            except (Unavailable, OutcomeUnknownError) as error:
+                is_away = is_store_away(error) or isinstance(error, OutcomeUnknownError)
+                if not is_away or self._core.clock.monotonic() > patience:
+                    raise
+                await asyncio.sleep(STORE_AGAIN_S)
+            else:
+                return spec
 
     async def _still_held(self) -> None:
         """Return once run and resources are known to be held under one grant of the lease: nobody took them over.

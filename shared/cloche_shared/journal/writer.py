@@ -1,6 +1,7 @@
 """Writer: inserts documents until it is sure, and hands them to whoever sends them on."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from datetime import UTC
 
@@ -13,6 +14,8 @@ from cloche_shared.ports.platform import Clock, Random
 
 SETTLE_DELAYS = (0.05, 0.2, 0.5, 1.0, 2.0, 4.0)
 """Seconds between tries while a store does not say whether it wrote."""
+SETTLE_WITHIN = 8.0
+"""Seconds that all tries together may take, however slow each is: somebody waits for an answer."""
 
 
 class Writer:
@@ -65,12 +68,12 @@ class Writer:
             return await self.journal.append_many(documents)
         except OutcomeUnknownError:
             pass
-        for delay in self._settle_delays:
-            await asyncio.sleep(delay)
-            try:
-                return await self._again(documents)
-            except OutcomeUnknownError:
-                continue
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SETTLE_WITHIN):
+                for delay in self._settle_delays:
+                    await asyncio.sleep(delay)
+                    with contextlib.suppress(OutcomeUnknownError):
+                        return await self._again(documents)
         raise Unavailable(
             "store_unavailable",
             "The store does not say whether it wrote.",
