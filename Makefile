@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 UV     := $(BIN)/uv
 
-.PHONY: help demo test check format bench bench-cluster simulate clean unit integration e2e release reference environments servers images
+.PHONY: help demo test check format bench bench-cluster simulate clean unit integration e2e release reference environments servers images faults faults-once
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -66,10 +66,16 @@ e2e: $(VENV)/.dev  ## the behaviour suite, delayed by 2 s, and on four services;
 	CLOCHE_TEST_TOPOLOGY=cluster CLOCHE_TEST_REPLICAS=3 $(BIN)/python -m pytest -q -n 4 tests/e2e -m main_job
 	CLOCHE_TEST_TOPOLOGY=cluster CLOCHE_TEST_DELAY=2 $(BIN)/python -m pytest -q -n 8 tests/e2e -m main_job
 
+faults: $(VENV)/.dev  ## each fault CLOCHE_FAULTS times (10) at full length, on real servers; prints the counts
+	CLOCHE_FAULTS=$${CLOCHE_FAULTS:-10} $(BIN)/python -m pytest -q tests/faults
+
+faults-once: $(VENV)/.dev
+	CLOCHE_FAULTS=1 $(BIN)/python -m pytest -q tests/faults
+
 release: $(VENV)/.dev  ## wheel and sdist in empty environments; README and tutorial as typed
 	$(BIN)/python -m pytest -q tests/release
 
-test: servers unit simulate integration e2e release  ## everything that can fail
+test: servers unit simulate integration e2e faults-once release  ## everything that can fail
 
 bench: $(VENV)/.dev  ## measure, each figure beside its ceiling
 	$(BIN)/python -m benchmarks

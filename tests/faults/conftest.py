@@ -23,7 +23,7 @@ TIMES: Final = int(os.environ.get("CLOCHE_FAULTS") or 1)
 FULL: Final = TIMES > 1
 PAUSE_S: Final = 30.0 if FULL else 6.0
 """Longer than any deadline of `standing.SHORT`."""
-DOWN_S: Final = 10.0
+DOWN_S: Final = 10.0 if FULL else 6.0
 TIMEOUT_S: Final = 300
 PROPERTY: Final = "faults"
 

@@ -154,16 +154,16 @@ class Worker:
 
     # --- what is asked
 
-    def register(self) -> None:
+    def register(self, *, surely: bool = False) -> None:
         draw = self._draw
         definition = {
             "python": {"pip": [draw.choice(("alpha==1.0", "beta==2.0", "gamma==3.0"))]},
             "variables": {"COLOR": draw.choice(("red", "green"))},
         }
         args = {"project": PROJECT, "name": draw.choice(("sk", "torch")), "definition": definition}
-        self.do("register", "/environments", {"name": args["name"], "definition": definition}, args)
+        self.do("register", "/environments", {"name": args["name"], "definition": definition}, args, surely=surely)
 
-    def submit(self, seconds: float | None = None, **more: Any) -> Op:
+    def submit(self, seconds: float | None = None, *, surely: bool = False, **more: Any) -> Op:
         lasting = self._draw.choice((0.0, 0.2, 1.0, 4.0)) if seconds is None else seconds
         spec = {
             "script": "train.py",
@@ -172,7 +172,7 @@ class Worker:
             "resources": SMALL,
             "grace": 1.0,
         }
-        return self.do("submit", "/runs", {**spec, **more}, {"project": PROJECT, "spec": spec})
+        return self.do("submit", "/runs", {**spec, **more}, {"project": PROJECT, "spec": spec}, surely=surely)
 
     def cancel(self) -> None:
         runs = self._load.accepted("submit")
@@ -180,7 +180,7 @@ class Worker:
             run_id = self._draw.choice(runs[-5:]).result["id"]
             self.do("cancel", f"/runs/{run_id}/cancel", None, {"project": PROJECT, "id": run_id})
 
-    def model(self) -> None:
+    def model(self, *, surely: bool = False) -> None:
         """Send a file and its manifest, and register them: that goes to every store."""
         content = f"{self._number} {self._draw.random()}".encode()
         with self._load.topology.rest() as rest:
@@ -189,7 +189,7 @@ class Worker:
             except UnknownError:
                 return
         body = {"name": "model", "manifest": manifest}
-        self.do("model", "/models", body, {"project": PROJECT, **body})
+        self.do("model", "/models", body, {"project": PROJECT, **body}, surely=surely)
 
     def deploy(self, name: str) -> Op:
         body = {

@@ -13,11 +13,16 @@ from typing import Any, Final, cast
 
 import pytest
 
+from tests.e2e.topology import eventually
+from tests.environments.box import listens
 from tests.environments.kafka_link import KafkaLink, kafka_link
 from tests.environments.servers import KafkaServer, MongoServer, S3Server, Server
+from tests.environments.starts import HELLO, VERSIONS
 from tests.environments.tcp_proxy import TcpProxy
 
 ROLES: Final = ("kafka", "mongo", "s3")
+RESTART_S: Final = 180.0
+"""A broker begins within seconds, unless the machine is busy with other things."""
 
 
 @dataclass
@@ -38,8 +43,10 @@ class Servers:
         self._handle(role).kill()
 
     def start(self, role: str) -> None:
-        """Start a server that was killed, on what it had written."""
+        """Start a server that was killed, on what it had written; returns when it answers."""
         self._handle(role).start()
+        where, question = self._question(role)
+        eventually(lambda: listens(where, question), f"{role} answers again", seconds=RESTART_S)
 
     def pause(self, role: str) -> None:
         """Hold a server: connections stay, and nothing is answered."""
@@ -107,6 +114,12 @@ class Servers:
             "CLOCHE_MONGO__HOSTS": self.mongo_link.host,
             "CLOCHE_S3__ENDPOINT": f"http://{self.s3_link.host}",
         }
+
+    def _question(self, role: str) -> tuple[int, bytes]:
+        """Return a server's port and what it answers when it is there: the port itself opens before."""
+        port = {"kafka": self.kafka.bootstrap, "mongo": self.mongo.host, "s3": self.s3.endpoint}[role]
+        question = {"kafka": VERSIONS, "mongo": HELLO, "s3": b"GET / HTTP/1.0\r\n\r\n"}[role]
+        return int(port.rpartition(":")[2]), question
 
     def _handle(self, role: str) -> Any:
         return cast("Server", getattr(self, role)).handle()
