@@ -87,9 +87,7 @@ def test_nodes_die_and_join_while_runs_wait(nodes: Nodes, script: Scripts, tmp_p
         waiting = other.runs.submit(code, arguments=[go], cpus=2, memory=2**26)
         reaches(other, waiting, "Queued")
         (lost,) = [run for run in held if _node(other, run) == "n1"]
-        followed = first.runs.log(lost.id, follow=True)
-        assert next(followed).startswith(b"line 0\n")
-        followed.close()
+        assert next(first.runs.log(lost.id, follow=True)).startswith(b"line 0\n")
         eventually(lambda: "line 12\n" in log_of(other, lost), "some of the log is stored")
 
         nodes.lose("n1")
@@ -114,7 +112,7 @@ def test_nodes_die_and_join_while_runs_wait(nodes: Nodes, script: Scripts, tmp_p
         nodes.join("runner-1")
         everybody = {"n1": "ready", "n2": "ready", "n3": "ready"}
         for asked in ("runner-1", "runner-2", "runner-3"):
-            eventually(lambda asked=asked: nodes.nodes(asked) == everybody, "the lost node is back")  # type: ignore[misc]
+            eventually(lambda asked=asked: nodes.nodes(asked) == everybody, "the lost node is back")
         assert log_of(first, lost) == whole
 
 

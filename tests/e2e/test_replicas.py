@@ -35,6 +35,8 @@ for _ in range(60):
     time.sleep(0.05)
 """
 pytestmark = pytest.mark.main_job
+OF_EACH_SERVICE = {"registry": "/environments", "builder": "/builds", "runner": "/runs", "deployer": "/services"}
+REVOKED_S = 1.0
 READ_S = 0.5
 """Seconds from line to reader, whatever replica is asked."""
 
@@ -227,6 +229,29 @@ def shut(stranger: httpx2.Client, name: str, key: str) -> Callable[[], bool]:
         return asked.status_code == 401
 
     return look
+
+
+def test_a_token_opens_every_replica_at_once_and_revoked_none_within_a_second(
+    client: Client, replicas: Replicas, unique: Names
+) -> None:
+    team = unique("team")
+    client.projects.create(team)
+    everyone = [(one, path) for service, path in OF_EACH_SERVICE.items() for one in replicas.of(service)]
+
+    def statuses(token: str) -> set[int]:
+        fields = {"authorization": f"Bearer {token}", "cloche-project": team}
+        return {one.get(path, headers=fields).status_code for one, path in everyone}
+
+    def seconds_until_shut() -> float:
+        made = client.tokens.create("viewer", projects=[team])
+        assert statuses(str(made.token)) == {200}
+        client.tokens.revoke(made.id)
+        revoked = time.monotonic()
+        eventually(lambda: statuses(str(made.token)) == {401}, "no replica lets it in")
+        return time.monotonic() - revoked
+
+    # others keep this machine busy: the best of three counts
+    assert any(seconds_until_shut() < REVOKED_S for _ in range(3))
 
 
 def test_a_builds_log_is_live_at_every_replica(
