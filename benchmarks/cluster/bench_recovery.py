@@ -24,7 +24,7 @@ ROUNDS = 2
 CONNECTIONS = 8
 LOAD_S, BEFORE_S, DOWN_S = 6.0, 2.0, 3.0
 """Registrations go on for so long; the broker is killed in their midst, and stays away for a while."""
-LONGEST_S = 60.0
+LONGEST_S = 120.0
 GOAL_S = 15.0
 LOOK_EVERY_S = 0.05
 
