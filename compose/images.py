@@ -26,12 +26,15 @@ _ASK = (
 
 
 def call(*command: str, given: bytes | None = None, **variables: str) -> bytes:
-    """Run a command; what it prints on its standard output is returned, and the script ends when it fails."""
+    """Run a command; what it prints on its standard output is returned, and the script ends when it fails.
+
+    What it says besides is shown then only: an engine without BuildKit warns with each image that it has none.
+    """
     done = subprocess.run(  # noqa: S603 - an argument list of ours
-        command, cwd=ROOT, input=given, stdout=subprocess.PIPE, env=os.environ | variables, check=False
+        command, cwd=ROOT, input=given, capture_output=True, env=os.environ | variables, check=False
     )
     if done.returncode:
-        sys.stdout.buffer.write(done.stdout[-4000:])
+        sys.stdout.buffer.write(done.stdout[-4000:] + done.stderr[-4000:])
         sys.exit(f"{' '.join(command[:3])} failed")
     return done.stdout
 

@@ -2,6 +2,10 @@
 
 Cloche is started on a free port of this machine with a data folder of its own (`.demo/`); it and
 everything that it started ends with this script, also on Ctrl-C.
+
+    python examples/quickstart/demo.py --running
+
+does it with a Cloche that runs already, the one that `CLOCHE_URL` and `CLOCHE_TOKEN` name: a cluster, for example.
 """
 
 import contextlib
@@ -162,10 +166,10 @@ def compare(first: dict[str, float], second: dict[str, float]) -> None:
 def main() -> int:
     """Run the demo."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    began = time.perf_counter()
+    began, running = time.perf_counter(), "--running" in sys.argv[1:]
     try:
-        console.print(f"Starting Cloche in {HOME.name}/ …")
-        with server() as client:
+        console.print("Asking the Cloche that runs …" if running else f"Starting Cloche in {HOME.name}/ …")
+        with Client() if running else server() as client:
             console.print(f"Ready at {client.endpoint.url} after {time.perf_counter() - began:.2f} s\n")
             subjects, first = job(client)
             show_chains(client, subjects)
@@ -173,7 +177,7 @@ def main() -> int:
             _, second = job(client)
             compare(first, second)
     except KeyboardInterrupt:
-        console.print("\nInterrupted; everything was ended.")
+        console.print("\nInterrupted." if running else "\nInterrupted; everything was ended.")
         return 130
     console.print(f"All of it took {time.perf_counter() - began:.1f} s. `make demo` can be run again.")
     return 0
