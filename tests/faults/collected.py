@@ -22,6 +22,7 @@ from cloche_shared.contracts.envelope import COMMANDS
 from tests.e2e.cluster import SERVICES
 from tests.e2e.topology import Topology
 from tests.faults.load import PROJECT, Load
+from tests.faults.poison import KEY
 from tests.faults.standing import Standing
 from tests.simulation.checker import Violation, check
 from tests.simulation.record import Entry, History, Lived, Pending, Sent, entry_of
@@ -36,12 +37,12 @@ LETTER: Final = "cloche_letter"
 # --- the document store
 
 
-def entries_of(cluster: Standing) -> tuple[list[Entry], list[str]]:
-    """Return every document of every journal, and the keys of those that were not published yet."""
+def entries_of(cluster: Standing, *services: str) -> tuple[list[Entry], list[str]]:
+    """Return every document of the journals (all), and the keys of those that were not published yet."""
     found, unsent = list[Entry](), list[str]()
     client: MongoClient[dict[str, Any]] = MongoClient(cluster.own.mongo.url, timeoutMS=int(READ_S * 1000))
     with client:
-        for service in SERVICES:
+        for service in services or SERVICES:
             for row in client[cluster.database(service)][JOURNAL].find():
                 document = document_of(row)
                 found.append(entry_of(service, 0.0, document))
@@ -54,11 +55,15 @@ def entries_of(cluster: Standing) -> tuple[list[Entry], list[str]]:
 
 @dataclass
 class Topics:
-    """What the broker holds of an installation: facts in the order of their partitions, and dead letters."""
+    """What the broker holds of an installation: facts in the order of their partitions, and dead letters.
+
+    `poisoned`: topic and key of each dead letter that was poison (`tests.faults.poison`); it is in none of the others.
+    """
 
     sent: list[Sent]
     letters: list[str]
     ends: Mapping[tuple[str, int], int]
+    poisoned: list[tuple[str, str]]
 
     @property
     def duplicates(self) -> int:
@@ -87,9 +92,14 @@ def topics_of(cluster: Standing) -> Topics:
     finally:
         consumer.close()
     names = {place: high for place, (_, high) in ends.items()}
-    facts = [one for one in found if _carries_facts(str(one.topic()).removeprefix(prefix))]
-    dead = [one for one in found if str(one.topic()).endswith(DEAD)]
-    return Topics([_sent(one) for one in facts], [_letter(one) for one in dead], names)
+    poison = [one for one in found if _key(one).startswith(KEY)]
+    mine = [one for one in found if not _key(one).startswith(KEY)]
+    facts = [one for one in mine if _carries_facts(str(one.topic()).removeprefix(prefix))]
+    dead = [one for one in mine if str(one.topic()).endswith(DEAD)]
+    put_aside = [
+        (str(one.topic()).removeprefix(prefix), _key(one)) for one in poison if str(one.topic()).endswith(DEAD)
+    ]
+    return Topics([_sent(one) for one in facts], [_letter(one) for one in dead], names, put_aside)
 
 
 def _messages(
@@ -109,6 +119,10 @@ def _messages(
             yield message
         if offset >= ends[place] - 1:
             left.discard(place)
+
+
+def _key(message: Message) -> str:
+    return (message.key() or b"").decode(errors="replace")
 
 
 def _carries_facts(topic: str) -> bool:
@@ -210,7 +224,7 @@ def judged(cluster: Standing, load: Load, *, seconds: float = QUIET_S) -> Judged
     history.unsettled = open_ends
     history.read_back = read_back(cluster, load)
     violations = check(history)
-    counts = load.counts() + Counter(cluster.own.faults)
+    counts = load.counts() + load.told.counts() + Counter(cluster.own.faults)
     counts.update(documents=len(history.entries), facts=len(topics.sent), duplicates=topics.duplicates)
     counts.update({"scripts that lived": len(history.lived), "violations": len(violations)})
     return Judged(history, topics, violations, counts)

@@ -73,6 +73,14 @@ class Told:
         if seconds > LATE_S:
             self.wrong.append(f"{what} was answered with {status} after {seconds:.1f} s")
 
+    def counts(self) -> Counter[str]:
+        """Return how many requests were put off (503), and how many were not answered at all."""
+        kinds = (status.split()[0] for status in self.statuses.elements())
+        names = (
+            "requests put off" if kind == "503" else "requests unanswered" for kind in kinds if kind[0] not in "24"
+        )
+        return Counter(names)
+
 
 @dataclass
 class Load:
