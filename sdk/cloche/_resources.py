@@ -172,7 +172,7 @@ class Builds(Resource):
 
     @operation
     def lock(self, build_id: str) -> Operation[str]:
-        """Return the lock (`pylock.toml`, PEP 751)."""
+        """Return the lock: `pylock.toml` (PEP 751), or `pixi.lock` where conda packages are part of it."""
         answer = yield from send(Call("GET", ops.path_of("builds", build_id, "lock")))
         return answer.body.decode()
 

@@ -156,7 +156,7 @@ def logs(
 
 
 def lock(session: Session, build_id: BuildId) -> None:
-    """Write the lock of a build (pylock.toml, PEP 751)."""
+    """Write the lock of a build: pylock.toml (PEP 751), or pixi.lock where conda packages are part of it."""
     with session.client() as client:
         text = client.builds.lock(build_id)
     session.output.result({"lock": text}, text.rstrip("\n"))

@@ -175,7 +175,7 @@ def lock(
     environment: Referred,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="A file instead of stdout.")] = None,
 ) -> None:
-    """Write the lock of an environment (pylock.toml, PEP 751), building it first if need be."""
+    """Write the lock of an environment (pylock.toml, or pixi.lock with conda), building it first if need be."""
     parse_reference(environment)
     with session.client() as client:
         built = builds.follow(session, client, client.builds.start(environment))

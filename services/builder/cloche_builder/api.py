@@ -198,13 +198,17 @@ async def _events(
     yield ServerEvent(found.shown(project).model_dump_json(), event="end")
 
 
+LOCK_TEXT = "The pylock.toml (PEP 751); where conda packages are part of it, the pixi.lock of everything."
+
+
 def _add_lock(routes: APIRouter, parts: ApiParts) -> None:
     @routes.get(
         "/{build_id}/lock",
         response_class=PlainTextResponse,
-        responses={200: {"content": {"text/plain": {}}, "description": "The pylock.toml (PEP 751)."}},
+        responses={200: {"content": {"text/plain": {}}, "description": LOCK_TEXT}},
         summary="Read the lock of a build",
     )
     async def lock(build_id: BuildId, caller: Reads) -> Response:
         found = await parts.reader.find(build_id, caller.project)
-        return PlainTextResponse((await parts.reader.lock(found)).pylock)
+        lock = await parts.reader.lock(found)
+        return PlainTextResponse(lock.pixi_lock or lock.pylock)

@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cloche_shared.contracts.definition import Artefact, Definition, Lock
+from cloche_shared.contracts.definition import Artefact, CondaSection, Definition, Lock
 from cloche_shared.definitions.conda import name_of
 from cloche_shared.errors import Failed
 from cloche_shared.ports.conda import CondaRecord, CondaSolver, CondaWish
 from cloche_shared.ports.resolver import Choice, Resolution
 from cloche_shared.store.conda_places import CHANNEL_ALIAS, channel_urls, subdir_of
 from cloche_shared.store.pixi_lock import pixi_lock
+
+_SILENT = (None, CondaSection())
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +29,8 @@ class CondaTools:
 
 
 def asks_conda(definition: Definition) -> bool:
-    """Whether conda brings the Python of a definition, and packages for it."""
-    return definition.python.conda is not None and bool(definition.python.conda.packages)
+    """Whether conda brings the Python of a definition: it does wherever packages or channels are named."""
+    return definition.python.conda not in _SILENT
 
 
 def wish_of(definition: Definition, tools: CondaTools) -> CondaWish:

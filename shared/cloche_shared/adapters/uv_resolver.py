@@ -24,11 +24,12 @@ from cloche_shared.adapters import uv_guard
 from cloche_shared.adapters.host_check import any_near, check_files
 from cloche_shared.adapters.interpreters import Interpreter, Interpreters, not_available, probe
 from cloche_shared.adapters.leftovers import Tidied
+from cloche_shared.adapters.uv_ground import write_stubs
 from cloche_shared.contracts.definition import Definition, PipOptions
 from cloche_shared.errors import Failed
 from cloche_shared.ports.blobs import Blob, Blobs
-from cloche_shared.ports.resolver import BuiltWheel, Choice, Distribution, Ground, Resolution, Say
-from cloche_shared.store.ground import ground_clash, stub_name, stub_wheel, without_ground
+from cloche_shared.ports.resolver import BuiltWheel, Choice, Ground, Resolution, Say
+from cloche_shared.store.ground import ground_clash, without_ground
 from cloche_shared.store.pylock import choose
 from cloche_shared.store.uv_errors import build_error, resolve_error, without_secrets
 
@@ -89,7 +90,7 @@ class UvResolver:
             below = () if ground is None else ground.distributions
             arguments = _compile_arguments(definition.python.pip_options, interpreter, source, target)
             if below:
-                stubs = await asyncio.to_thread(_stubs, folder, below)
+                stubs = await asyncio.to_thread(write_stubs, folder, below)
                 arguments[2:2] = ["--constraints", str(stubs)]
             done = await self._uv(arguments, indexes, say, RESOLVE_SECONDS)
             if done.status != 0:
@@ -253,19 +254,6 @@ def _compile_arguments(options: PipOptions, interpreter: Interpreter, source: Pa
     for name in options.only_binary:
         arguments += ["--only-binary", name]
     return [*arguments, "--output-file", str(target), "--", str(source)]
-
-
-def _stubs(folder: Path, distributions: Sequence[Distribution]) -> Path:
-    """Write the stubs of what conda brings, and the constraints that lead uv to them."""
-    lines = []
-    for one in distributions:
-        name = stub_name(one)
-        if name is not None:
-            (folder / name).write_bytes(stub_wheel(one))
-            lines.append(f"{one.name} @ {(folder / name).as_uri()}\n")
-    constraints = folder / "conda.txt"
-    constraints.write_text("".join(lines), encoding="utf-8")
-    return constraints
 
 
 def _build_arguments(interpreter: str, source: Path, target: Path) -> list[str]:

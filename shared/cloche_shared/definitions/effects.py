@@ -32,7 +32,7 @@ def _later(code: str, effect: str, *, hashed: bool = True) -> Attribute:
 
 
 REASONS: Final = {
-    "conda_not_available": "This server does not resolve conda packages yet.",
+    "base_environment_not_available": "This server starts from no other conda environment yet.",
     "wheels_not_available": "This server does not keep private wheels yet.",
     "user_managed_not_available": "This server does not start interpreters of the user's own yet.",
     "package_index_not_available": "This server asks the same indexes for all packages.",
@@ -49,6 +49,7 @@ TODO: Final = "Leave it out, or keep this definition in its file until the serve
 
 _RESOLVER: Final = "tests/contract/test_resolver.py"
 _OPTIONS: Final = "tests/contract/test_pip_options.py"
+_CONDA: Final = "tests/integration/test_conda_builds.py"
 _RULES: Final = "tests/unit/test_definition_rules.py"
 _E2E: Final = "tests/e2e/test_environments.py"
 
@@ -74,9 +75,14 @@ ATTRIBUTES: Final[Mapping[str, Attribute]] = {
         "each has its hash", f"{_RESOLVER}::test_required_hashes_must_be_given_for_all"
     ),
     "/python/pip_options/package_indexes": _later("package_index_not_available", "the one index of a package"),
-    "/python/conda/packages": _later("conda_not_available", "packages from conda channels"),
-    "/python/conda/channels": _later("conda_not_available", "channels, in the order in which they are asked"),
-    "/python/conda/base_environment": _later("conda_not_available", "an environment to start from"),
+    "/python/conda/packages": _now(
+        "packages from conda channels", f"{_CONDA}::test_conda_packages_make_an_environment_without_pip"
+    ),
+    "/python/conda/channels": _now(
+        "channels, in the order in which they are asked",
+        "tests/contract/test_conda_solver.py::test_a_package_comes_from_the_first_channel_that_has_it",
+    ),
+    "/python/conda/base_environment": _later("base_environment_not_available", "an environment to start from"),
     "/python/wheels": _later("wheels_not_available", "private wheels by content"),
     "/python/user_managed": _later("user_managed_not_available", "nothing is installed"),
     "/python/interpreter_path": _later("user_managed_not_available", "what starts a user-managed environment"),

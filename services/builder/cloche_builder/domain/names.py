@@ -3,7 +3,7 @@
 import re
 from collections.abc import Collection, Iterator
 
-from cloche_shared.contracts.definition import Definition, PipOptions
+from cloche_shared.contracts.definition import CondaSection, Definition, PipOptions
 from cloche_shared.contracts.facts import Target
 from cloche_shared.errors import Invalid
 from cloche_shared.journal.commit import StreamId
@@ -34,7 +34,7 @@ def is_public(
     section = definition.python
     if any("@" in line.partition(";")[0] for line in section.pip):
         return False
-    if section.conda is not None and section.conda.packages:
+    if section.conda is not None and section.conda != CondaSection():
         channels = {channel.rstrip("/") for channel in public_channels}
         if not {channel.rstrip("/") for channel in section.conda.channels} <= channels:
             return False

@@ -25,6 +25,8 @@ from cloche_shared.store.together import together
 
 SOLVE_SECONDS = 300.0
 LOOK_SECONDS = 60.0
+TRIES = 2
+BACKOFF_SECONDS = 0.2
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.!+-]*\.(conda|tar\.bz2)")
 
@@ -51,17 +53,31 @@ class RattlerSolver:
             "subdir": wish.subdir,
             "virtual": list(wish.virtual),
         }
-        try:
-            answer = await self._workers.ask(job, self._seconds)
-        except TimeoutError:
-            raise _too_slow(self._seconds) from None
-        _check(answer, wish.specs)
+        answer = await self._answer(job, wish.specs, say)
         records = tuple(sorted(map(_record, _rows(answer, "records")), key=lambda record: record.name))
         records = tuple(_addressed(record, wish.channels) for record in records)
         await self._check_places(records, remote)
         found = "1 conda package" if len(records) == 1 else f"{len(records)} conda packages"
         await say(f"Chose {found} for {wish.subdir}")
         return records
+
+    async def _answer(self, job: Mapping[str, object], specs: Sequence[str], say: Say) -> Answer:
+        """Ask, and again while a channel does not answer. Raises what the worker's answer means."""
+        for count in range(1, TRIES + 1):
+            try:
+                answer = await self._workers.ask(job, self._seconds)
+            except TimeoutError:
+                raise _too_slow(self._seconds) from None
+            try:
+                _check(answer, specs)
+            except Failed as error:
+                if error.code != "unreachable" or count == TRIES:
+                    raise
+                await say(f"{error.what} Trying again.")
+                await asyncio.sleep(BACKOFF_SECONDS * 2**count)
+            else:
+                return answer
+        raise AssertionError("the last attempt returns or raises")
 
     def _is_file(self, url: str) -> bool:
         """Whether a channel is a folder. Raises `Failed` (`url_not_allowed`) for one that may not be read."""
