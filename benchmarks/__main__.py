@@ -25,6 +25,7 @@ MODULES: Final = {
     "events": "bench_events",
     "recovery": "bench_recovery",
     "lists": "bench_lists",
+    "hash": "bench_hash",
     "demo": "bench_demo",
 }
 BUDGET_SECONDS: Final = 540

@@ -173,6 +173,7 @@ def test_json_has_only_what_is_said() -> None:
         ({"python": {"conda": {"packages": ["a b c d"]}}}, "/python/conda/packages/0", "invalid_conda_spec"),
         ({"python": {"conda": {"channels": ["file:///etc"]}}}, "/python/conda/channels/0", "invalid_channel"),
         ({"python": {"conda": {"packages": ["a"], "channels": []}}}, "/python/conda/channels", "channels_missing"),
+        ({"python": {"conda": {"channels": ["defaults"]}}}, "/python/conda/channels", "channels_unused"),
         ({"python": {"conda": {"packages": ["python=3.11"]}}}, "/python/conda/packages/0", "python_misplaced"),
         (
             {"python": {"version": "3.11", "conda": {"packages": ["a", "python>=3.9"]}}},

@@ -12,6 +12,7 @@ from cloche_registry.domain import environments as environment_domain
 from cloche_registry.domain import models as model_domain
 from cloche_registry.domain.environments import Environment
 from cloche_registry.handlers import OWNER, Environments, ModelDraft, Models, outcome_version
+from cloche_registry.life import add_life
 from cloche_registry.rows import ACTIVE, ARCHIVED, ENVIRONMENTS, MODELS, environment_json, model_json, model_parts
 from cloche_registry.schemas import (
     EnvironmentView,
@@ -21,6 +22,7 @@ from cloche_registry.schemas import (
     RegisterEnvironment,
     RegisterModel,
 )
+from cloche_registry.uses import RUNS_SEEN
 from cloche_shared.contracts.common import Name
 from cloche_shared.contracts.references import Label, Version
 from cloche_shared.errors import Invalid, Violation
@@ -79,11 +81,18 @@ class _EnvironmentApi:
         self.handlers = handlers
 
     async def change(
-        self, caller: Caller, once: RequestKey, name: str, decide: Callable[[Environment], Decision]
+        self,
+        caller: Caller,
+        once: RequestKey,
+        name: str,
+        decide: Callable[[Environment], Decision],
+        *,
+        unused: bool = False,
     ) -> Reply:
-        """Apply a decision and show the latest version."""
+        """Apply a decision and show the latest version; with `unused` only where nothing uses the environment."""
         origin = caller.origin(request_id=once.request_id(caller.project))
-        changed = await self.handlers.change(caller.project, name, origin, decide, once.fingerprint)
+        apply = self.handlers.delete if unused else self.handlers.change
+        changed = await apply(caller.project, name, origin, decide, once.fingerprint)
         caller.wrote(changed.stream, changed.seq)
         state = changed.state
         return Reply(environment_json(name, state, len(state.versions)), etag=etag_of(state.changes))
@@ -154,6 +163,8 @@ def environment_routes(handlers: Environments, installation: str) -> APIRouter:
         return versions_page(len(state.versions), paging, lambda number: environment_json(name, state, number))
 
     _environment_changes(routes, api)
+    _environment_delete(routes, api, installation)
+    add_life(routes, handlers, installation)
     return routes
 
 
@@ -184,11 +195,25 @@ def _environment_changes(routes: APIRouter, api: _EnvironmentApi) -> None:
         decide = _matched(matching, lambda state: environment_domain.decide_archive(state, name, archived=False))
         return await api.change(caller, once, name, decide)
 
-    @routes.delete("/{name}", response_model=EnvironmentView, operation_id="delete_environment")
-    async def delete(caller: Delete, once: Once, matching: Matching, name: Name) -> Response:
-        """Put a tombstone: new references are refused, what uses a version keeps it, the name stays taken."""
+
+def _environment_delete(routes: APIRouter, api: _EnvironmentApi, installation: str) -> None:
+    waits = views_caught_up(installation, api.handlers.views, {"run": RUNS_SEEN})
+
+    @routes.delete("/{name}", response_model=EnvironmentView, operation_id="delete_environment", dependencies=[waits])
+    async def delete(
+        caller: Delete,
+        once: Once,
+        matching: Matching,
+        name: Name,
+        *,
+        force: Annotated[bool, Query(description="Also where runs, services or models use it.")] = False,
+    ) -> Response:
+        """Put a tombstone where nothing uses it: new references are refused, and the name stays taken.
+
+        What uses a version keeps it, also with `force`.
+        """
         decide = _matched(matching, lambda state: environment_domain.decide_delete(state, name))
-        return await api.change(caller, once, name, decide)
+        return await api.change(caller, once, name, decide, unused=not force)
 
 
 class _ModelApi:

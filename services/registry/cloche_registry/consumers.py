@@ -10,6 +10,7 @@ from cloche_registry.handlers import Environments, Models, Resolver
 from cloche_registry.keys import Keys
 from cloche_registry.ports import FinishedRun
 from cloche_registry.rows import environment_rows, model_rows
+from cloche_registry.uses import RUNS_SEEN, model_use_rows, use_row
 from cloche_shared.bus.dispatch import BatchConsumer, Consumer, Handler
 from cloche_shared.bus.projector import Projection, Projector
 from cloche_shared.contracts.envelope import Event
@@ -30,7 +31,6 @@ from cloche_shared.ports.bus import Bus
 from cloche_shared.ports.platform import Random
 from cloche_shared.ports.views import Row, Views
 
-RUNS_SEEN: Final = "runs.seen"
 RUNS_ENDED: Final = "runs.ended"
 RUNS_REST_S: Final = 0.03
 """Seconds between two writes of the copy: what a short run goes through meanwhile is written once."""
@@ -42,25 +42,30 @@ _ASKING: Final = (RunSubmitted, ServiceSubmitted, BuildSubmitted)
 class RunViews:
     """The registry's copy of runs: up to where each was seen, and what those that ended left behind.
 
-    Two rows for a run, so that a late fact never replaces the end.
+    Two rows for a run, so that a late fact never replaces the end; and one for which environment a run or
+    service uses.
     """
 
     def __init__(self, views: Views) -> None:
         self._views = views
 
     async def __call__(self, events: Sequence[Event]) -> None:
-        """Take a batch of the runner's facts into account."""
+        """Take a batch of the runner's and deployer's facts into account."""
         seen: dict[str, Event] = {}
         ended: list[Row] = []
+        used: dict[str, Row] = {}
         for event in events:
+            if event.subject.startswith(("run/", "service/")) and (row := use_row(event)) is not None:
+                used[event.subject] = newer(used.get(event.subject), row)
             if not event.subject.startswith("run/"):
                 continue
             if event.subject not in seen or seen[event.subject].sequence <= event.sequence:
                 seen[event.subject] = event
             if event.type in _TERMINAL:
                 ended.append(_row(RUNS_ENDED, event, _end_of(event.data)))
-        if seen:
-            await self._views.upsert([*ended, *(_row(RUNS_SEEN, event, b"{}") for event in seen.values())])
+        if seen or used:
+            rows = (_row(RUNS_SEEN, event, b"{}") for event in seen.values())
+            await self._views.upsert([*ended, *used.values(), *rows])
 
     async def finished(self, project: str, run_id: str) -> FinishedRun:
         """Return a run that ended. Raises `NotFound` (`run_not_found`), `Conflict` (`run_not_finished`)."""
@@ -75,6 +80,11 @@ class RunViews:
             why="Its outputs are kept when it ends.",
             todo="Wait for it with `cloche run wait`, then register the model.",
         )
+
+
+def newer(known: Row | None, row: Row) -> Row:
+    """Return the row with the higher position: of one aggregate a batch may hold several facts."""
+    return row if known is None or known.seq <= row.seq else known
 
 
 def _end_of(data: Mapping[str, object]) -> bytes:
@@ -128,8 +138,8 @@ class Listeners:
         return self._batch("registry.lists", [TOPICS["environment"], TOPICS["model"], TOPICS["access"]], projector)
 
     def runs(self, runs: RunViews) -> BatchConsumer:
-        """Return what keeps the copy of runs."""
-        return self._batch("registry.runs", [TOPICS["run"]], runs, rest=RUNS_REST_S)
+        """Return what keeps the copy of runs, and who uses which environment."""
+        return self._batch("registry.runs", [TOPICS["run"], TOPICS["service"]], runs, rest=RUNS_REST_S)
 
     def uses(self, keys: KeyViews) -> BatchConsumer:
         """Return what keeps when keys were used."""
@@ -149,7 +159,7 @@ def list_projector(views: Views, environments: Environments, models: Models, key
         views,
         [
             Projection(environments.streams, environment_rows),
-            Projection(models.streams, model_rows),
+            Projection(models.streams, lambda *of: [*model_rows(*of), *model_use_rows(*of)]),
             Projection(keys.streams, access_rows),
         ],
     )

@@ -10,6 +10,7 @@ from cloche_registry.domain import environments, models
 from cloche_registry.domain.environments import Environment, EnvironmentVersion
 from cloche_registry.domain.models import Model, ModelVersion
 from cloche_registry.ports import RunCopies
+from cloche_registry.uses import refuse_used
 from cloche_shared.contracts.definition import Definition
 from cloche_shared.contracts.envelope import Event
 from cloche_shared.contracts.fact import Fact, read_fact
@@ -35,6 +36,7 @@ from cloche_shared.journal.commit import Origin
 from cloche_shared.journal.streams import Changed, Decision, Kind, Streams
 from cloche_shared.journal.writer import Writer
 from cloche_shared.ports.blobs import BlobStore
+from cloche_shared.ports.journal import Document
 from cloche_shared.ports.views import Views
 from cloche_shared.store.hashing import manifest_bytes
 from cloche_shared.store.paths import check_manifest, check_path, check_sizes
@@ -74,12 +76,12 @@ class Environments:
     def __init__(self, streams: Streams[Environment], writer: Writer, views: Views, recipe: Recipe) -> None:
         self.streams = streams
         self.views = views
+        self.recipe = recipe
         self._writer = writer
-        self._recipe = recipe
 
     def candidate(self, definition: Definition, created_by: str) -> EnvironmentVersion:
         """Return the version that a definition would be. Raises `Invalid`."""
-        return candidate(definition, self._recipe, created_at=self._writer.now(), created_by=created_by)
+        return candidate(definition, self.recipe, created_at=self._writer.now(), created_by=created_by)
 
     async def register(
         self, project: str, name: str, definition: Definition, origin: Origin, *, fingerprint: str = ""
@@ -111,9 +113,26 @@ class Environments:
         except NotFound as error:
             raise await self._with_near(error, project, name) from None
 
-    async def find(self, project: str, name: str) -> Environment:
-        """Return an environment. Raises `NotFound` (`environment_not_found`, `environment_deleted`)."""
+    async def delete(
+        self, project: str, name: str, origin: Origin, decide: Callable[[Environment], Decision], fingerprint: str = ""
+    ) -> Changed[Environment]:
+        """Delete an environment that nothing uses. Raises `Conflict` (`environment_in_use`)."""
+        await refuse_used(self.views, project, name)
+        return await self.change(project, name, origin, decide, fingerprint)
+
+    async def history(self, project: str, name: str, after: int, limit: int) -> list[Document]:
+        """Return the documents behind number `after`, oldest first."""
+        stream = self.streams.id(project, name)
+        return await self._writer.journal.read(f"{stream}/", after=stream.key(after), limit=limit)
+
+    async def find(self, project: str, name: str, *, deleted: bool = False) -> Environment:
+        """Return an environment, with `deleted` also one that was deleted.
+
+        Raises `NotFound` (`environment_not_found`, `environment_deleted`).
+        """
         present = await self.streams.get(self.streams.id(project, name))
+        if deleted and present.state.deleted:
+            return present.state
         try:
             return environments.existing(name, present.state)
         except NotFound as error:

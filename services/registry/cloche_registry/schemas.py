@@ -8,7 +8,7 @@ from cloche_shared.access import Role
 from cloche_shared.contracts.common import Digest, Name, Strict
 from cloche_shared.contracts.definition import Definition
 from cloche_shared.contracts.files import FileEntry
-from cloche_shared.contracts.references import Version
+from cloche_shared.contracts.references import Label, Version
 
 RunId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]{1,64}$")]
 Tag = Annotated[str, StringConstraints(max_length=1024)]
@@ -48,6 +48,92 @@ class EnvironmentView(BaseModel):
     created_by: str
     archived: bool
     latest: bool
+
+
+class CheckEnvironment(Strict):
+    """A definition to check, as `RegisterEnvironment` has it; nothing is registered."""
+
+    name: Name | None = None
+    definition: Definition | None = None
+    requirements: Annotated[str, StringConstraints(max_length=262_144)] | None = None
+
+
+class FindingView(BaseModel):
+    """One thing that is wrong (`error`) or may surprise (`warning`); `pointer` leads into the request."""
+
+    severity: Literal["error", "warning"]
+    pointer: str
+    code: str
+    detail: str
+
+
+class CheckView(BaseModel):
+    """What a check found. `definition_hash` is null where there are errors."""
+
+    valid: bool
+    definition_hash: str | None
+    problems: list[FindingView]
+
+
+class CloneEnvironment(Strict):
+    """The name of the copy, and which version is copied: the latest, unless a version or label is named."""
+
+    name: Name
+    version: Version | None = None
+    label: Label | None = None
+
+
+class DifferenceSide(BaseModel):
+    """One of two versions that are compared."""
+
+    name: str
+    version: str
+    definition_hash: str
+    python: str
+
+
+class ChangeView(BaseModel):
+    """One difference; null where there is nothing."""
+
+    pointer: str
+    before: str | None
+    after: str | None
+
+
+class DifferenceView(BaseModel):
+    """What differs between two versions. With `same_hash` they share lock and build."""
+
+    base: DifferenceSide
+    other: DifferenceSide
+    same_hash: bool
+    changes: list[ChangeView]
+
+
+class HistoryFact(BaseModel):
+    """What happened; null what it does not say."""
+
+    type: str
+    version: str | None
+    label: str | None
+    definition_hash: str | None
+
+
+class HistoryEntry(BaseModel):
+    """One change of an environment: its number, when, by whom."""
+
+    seq: int
+    at: str
+    actor: str
+    facts: list[HistoryFact]
+
+
+class UseView(BaseModel):
+    """A run, service or model, and the version that it uses (empty while it is not known)."""
+
+    kind: Literal["run", "service", "model"]
+    id: str
+    environment_version: str
+    active: bool
 
 
 class FromRun(Strict):

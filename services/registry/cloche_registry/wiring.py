@@ -10,13 +10,14 @@ from fastapi import APIRouter
 from cloche_registry.access_api import project_routes, token_routes
 from cloche_registry.api import environment_routes, model_routes
 from cloche_registry.commands import CommandTopics, RegistryCommands
-from cloche_registry.consumers import RUNS_SEEN, KeyViews, Listeners, RunViews, list_projector
+from cloche_registry.consumers import KeyViews, Listeners, RunViews, list_projector
 from cloche_registry.definitions import Recipe
 from cloche_registry.handlers import ENVIRONMENT, MODEL, OWNER, Environments, Models, Resolver
 from cloche_registry.keys import ACCESS, Keys
 from cloche_registry.letters import LETTER, DeadLetters, letter_routes
 from cloche_registry.replay import replay_routes
 from cloche_registry.settings import RegistrySettings
+from cloche_registry.uses import RUNS_SEEN
 from cloche_shared.bus.access_feed import feed_access
 from cloche_shared.bus.commands import DeskParts
 from cloche_shared.bus.dispatch import TRANSIENT, BatchConsumer, Consumer

@@ -15,6 +15,7 @@ ERRORS: Final[Mapping[str, str]] = {
     "invalid_conda_spec": "a conda specification, or the file that holds it, cannot be read",
     "invalid_channel": "a channel is neither a name nor an http(s) address",
     "channels_missing": "conda packages are asked for, and no channel is named",
+    "channels_unused": "channels are named, and no conda packages are asked for",
     "python_twice": "the interpreter is named twice",
     "python_misplaced": "one version of Python is named among the conda packages",
     "python_invalid": "the Python version cannot be read",

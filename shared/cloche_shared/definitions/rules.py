@@ -199,6 +199,9 @@ def _conda_faults(section: PythonSection) -> Iterator[Violation]:
         return
     if section.conda.packages and not section.conda.channels:
         yield Violation("/python/conda/channels", "channels_missing", "Packages are asked for, and no channel has any.")
+    if not section.conda.packages and section.conda.base_environment is None:
+        detail = "Channels are named, and no conda package is asked for: they would be ignored."
+        yield Violation("/python/conda/channels", "channels_unused", detail)
     pythons = [number for number, spec in enumerate(section.conda.packages) if conda.name_of(spec) == "python"]
     if pythons and (section.version is not None or len(pythons) > 1):
         detail = "The interpreter is named twice."
