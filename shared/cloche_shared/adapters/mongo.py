@@ -10,6 +10,7 @@ import asyncio
 import inspect
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import motor.motor_asyncio
@@ -66,6 +67,8 @@ from cloche_shared.ports.views import Row
 
 MARGIN_S: Final = 0.5
 """Beyond the client's own deadline, before an operation is given up that waits for a thread."""
+MARKED: Final = 64
+"""Keys that are marked within one deadline: with more, a slow server would never get through."""
 AT_ONCE: Final = 16
 """Keys that are read or marked at a time."""
 MOST_LEASES: Final = 10_000
@@ -344,9 +347,9 @@ class MongoJournal:
         return [document_of(one) for one in await self._store.find(of_unsent(limit))]
 
     async def mark_sent(self, keys: Sequence[str]) -> None:
-        if keys:
-            mark = self._mark_each if self._store.scans else self._mark_bulk
-            await self._store.write(lambda: mark(keys))
+        mark = self._mark_each if self._store.scans else self._mark_bulk
+        for first in range(0, len(keys), MARKED):
+            await self._store.write(partial(mark, keys[first : first + MARKED]))
 
     async def _mark_bulk(self, keys: Sequence[str]) -> None:
         marks = [UpdateOne({"_id": {"$eq": key}}, {"$unset": {"unsent": ""}}) for key in keys]
