@@ -19,6 +19,7 @@ MODULES: Final = {
     "submit": "bench_submit",
     "build-prefix": "bench_prefix",
     "build-cold": "bench_cold",
+    "conda": "bench_conda",
     "register": "bench_register",
     "runs": "bench_runs",
     "score": "bench_score",
