@@ -1,17 +1,19 @@
 """The relay: what a crash left is sent at the bus's pace, in order."""
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 
 from cloche_shared.adapters.memory_bus import MemoryBus
 from cloche_shared.adapters.memory_journal import MemoryJournal, MemoryStore
-from cloche_shared.bus.relay import BATCH, SWEEP_EVERY, Relay
+from cloche_shared.bus.relay import BATCH, MOST_UNMARKED, SWEEP_EVERY, Relay
 from cloche_shared.contracts.facts import EnvironmentArchived
 from cloche_shared.journal.commit import Actor, Commit, Origin
 from cloche_shared.ports.journal import Document
 
 pytestmark = pytest.mark.looptime
+MARKING_S = 10.0
 
 
 def document(name: str, seq: int) -> Document:
@@ -52,3 +54,50 @@ async def test_two_relays_at_once_send_each_stream_in_order() -> None:
             relay.cancel()
         await asyncio.gather(*relays, return_exceptions=True)
     assert all(numbers == list(range(1, 11)) for numbers in first.values())
+
+
+class SlowMarks(MemoryJournal):
+    """A journal on a store that takes long to mark documents."""
+
+    async def mark_sent(self, keys: Sequence[str]) -> None:
+        await asyncio.sleep(MARKING_S)
+        await super().mark_sent(keys)
+
+
+async def test_what_is_offered_goes_out_while_earlier_documents_are_marked() -> None:
+    journal, bus = SlowMarks(MemoryStore()), MemoryBus()
+    relay = Relay(journal, bus, "/cloche/registry")
+    running = asyncio.create_task(relay.run())
+    began = asyncio.get_running_loop().time()
+    async with bus.tail(["cloche.environments"], from_start=True) as tail:
+        for number in range(10):
+            one = document(f"e{number}", 1)
+            await journal.append_many([one])
+            relay.offer([one])
+            found = await tail.fetch()
+            assert [item.event.subject for item in found if item.event] == [one.partition_key]
+    assert asyncio.get_running_loop().time() - began < MARKING_S
+    await asyncio.sleep(3 * MARKING_S)
+    assert await journal.unsent() == []
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_sending_waits_when_marks_are_far_behind() -> None:
+    journal, bus = SlowMarks(MemoryStore()), MemoryBus()
+    documents = [document(f"e{number:05d}", 1) for number in range(MOST_UNMARKED + 3 * BATCH)]
+    await journal.append_many(documents)
+    relay = Relay(journal, bus, "/cloche/registry")
+    relay.offer(documents)
+    sending = asyncio.create_task(relay.flush())
+    await asyncio.sleep(MARKING_S / 2)
+    assert await sent(bus) == MOST_UNMARKED
+    await sending
+    assert await sent(bus) == len(documents)
+    assert await journal.unsent() == []
+
+
+async def sent(bus: MemoryBus) -> int:
+    """Return how many messages the topic holds."""
+    async with bus.tail(["cloche.environments"], from_start=True) as tail:
+        return await tail.behind()

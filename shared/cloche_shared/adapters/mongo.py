@@ -70,7 +70,9 @@ MARGIN_S: Final = 0.5
 MARKED: Final = 64
 """Keys that are marked within one deadline: with more, a slow server would never get through."""
 AT_ONCE: Final = 16
-"""Keys that are read or marked at a time."""
+"""Keys that are read at a time, and rows that are written."""
+MARKS_AT_ONCE: Final = 4
+"""Keys that are marked at a time where each is a command of its own: nobody waits for marks."""
 MOST_LEASES: Final = 10_000
 OLDEST_MONGODB: Final = 5
 POLL_S: Final = (0.005, 0.01, 0.02, 0.05, 0.05, 0.05, 0.05, 0.1, 0.1, 0.1, 0.25)
@@ -273,7 +275,7 @@ def _options(settings: MongoSettings) -> dict[str, Any]:
     return options
 
 
-async def _each(items: Sequence[T], action: Callable[[T], Awaitable[None]]) -> None:
+async def _each(items: Sequence[T], action: Callable[[T], Awaitable[None]], at_once: int = AT_ONCE) -> None:
     """Do something with each, a few at a time; the first error ends it."""
     waiting = iter(items)
 
@@ -281,7 +283,7 @@ async def _each(items: Sequence[T], action: Callable[[T], Awaitable[None]]) -> N
         for item in waiting:
             await action(item)
 
-    tasks = [asyncio.ensure_future(work()) for _ in range(min(AT_ONCE, len(items)))]
+    tasks = [asyncio.ensure_future(work()) for _ in range(min(at_once, len(items)))]
     try:
         await asyncio.gather(*tasks)
     finally:
@@ -361,7 +363,7 @@ class MongoJournal:
         async def mark(key: str) -> None:
             await self._documents.update_one({"_id": {"$eq": key}}, {"$unset": {"unsent": ""}})
 
-        await _each(keys, mark)
+        await _each(keys, mark, MARKS_AT_ONCE)
 
 
 class MongoViews:

@@ -20,6 +20,8 @@ SEND_DEADLINE = 10.0
 SWEEP_EVERY = 5.0
 RETRY_DELAYS = (0.1, 0.3, 1.0, 3.0)
 BATCH = 200
+MOST_UNMARKED = 2_000
+"""Documents that a crash makes the next relay send once more, at most."""
 KNOWN_STREAMS = 50_000
 
 
@@ -42,6 +44,8 @@ class Relay:
         self._source = source
         self._answered = answered
         self._offered: dict[str, Document] = {}
+        self._unmarked: dict[str, None] = {}
+        """Keys of documents that the bus has, and whose mark is not known to be written."""
         self._wake = asyncio.Event()
         self._sent: OrderedDict[str, int] = OrderedDict()
         self.backlog_failures = 0
@@ -76,23 +80,60 @@ class Relay:
     async def sweep(self) -> int:
         """Take up what the journal holds unsent; return how many documents that were."""
         found = await self._journal.unsent(BATCH)
-        self._offered.update((document.key, document) for document in found if document.topic)
+        self.offer([document for document in found if document.key not in self._unmarked])
         return len(found)
 
     async def flush(self) -> None:
-        """Send everything that was offered. Raises when the bus or the store does not answer."""
-        while self._offered:
-            batch = sorted(list(self._offered.values())[:BATCH], key=lambda document: document.key)
-            ready = [document for item in batch for document in await self._with_predecessors(item)]
-            unique = list({document.key: document for document in ready}.values())
-            events = [event for document in unique for event in events_of(document, self._source)]
-            async with asyncio.timeout(SEND_DEADLINE):
-                await self._bus.publish(events)
-            await self._settle_answers(unique)
-            await self._journal.mark_sent([document.key for document in unique])
-            for document in unique:
-                self._remember(document.key)
-                self._offered.pop(document.key, None)
+        """Send everything that was offered, and mark it. Raises when the bus or the store does not answer.
+
+        What is offered meanwhile goes out while earlier documents are marked, unless marking falls far behind.
+        """
+        marking: asyncio.Task[None] | None = None
+        try:
+            while self._offered or self._unmarked:
+                if marking is None and self._unmarked:
+                    marking = asyncio.create_task(self._mark_some(), name="relay-marks")
+                if self._offered and len(self._unmarked) < MOST_UNMARKED:
+                    await self._send_some()
+                elif marking is not None:
+                    await self._either(marking)
+                if marking is not None and marking.done():
+                    done, marking = marking, None
+                    await done
+        finally:
+            if marking is not None:
+                marking.cancel()
+                await asyncio.gather(marking, return_exceptions=True)
+
+    async def _either(self, marking: "asyncio.Task[None]") -> None:
+        """Wait until something is marked or offered."""
+        self._wake.clear()
+        offered = asyncio.create_task(self._wake.wait(), name="relay-offered")
+        try:
+            await asyncio.wait([marking, offered], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            offered.cancel()
+            await asyncio.gather(offered, return_exceptions=True)
+
+    async def _send_some(self) -> None:
+        batch = sorted(list(self._offered.values())[:BATCH], key=lambda document: document.key)
+        ready = [document for item in batch for document in await self._with_predecessors(item)]
+        unique = list({document.key: document for document in ready}.values())
+        events = [event for document in unique for event in events_of(document, self._source)]
+        async with asyncio.timeout(SEND_DEADLINE):
+            await self._bus.publish(events)
+        await self._settle_answers(unique)
+        for document in unique:
+            self._remember(document.key)
+            self._unmarked[document.key] = None
+            self._offered.pop(document.key, None)
+
+    async def _mark_some(self) -> None:
+        """Mark what the bus has for longest. A crash before it has no effect but that this is sent again."""
+        keys = list(self._unmarked)[:BATCH]
+        await self._journal.mark_sent(keys)
+        for key in keys:
+            self._unmarked.pop(key, None)
 
     async def _with_predecessors(self, document: Document) -> list[Document]:
         """Return the document behind those of its stream that are not known to be sent."""
