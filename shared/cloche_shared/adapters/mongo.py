@@ -67,8 +67,8 @@ from cloche_shared.ports.views import Row
 
 MARGIN_S: Final = 0.5
 """Beyond the client's own deadline, before an operation is given up that waits for a thread."""
-MARKED: Final = 64
-"""Keys that are marked within one deadline: with more, a slow server would never get through."""
+PORTION: Final = 64
+"""Keys that are marked, or rows that are written, within one deadline: a slow server would not get through more."""
 AT_ONCE: Final = 16
 """Keys that are read at a time, and rows that are written."""
 MARKS_AT_ONCE: Final = 4
@@ -350,8 +350,8 @@ class MongoJournal:
 
     async def mark_sent(self, keys: Sequence[str]) -> None:
         mark = self._mark_each if self._store.scans else self._mark_bulk
-        for first in range(0, len(keys), MARKED):
-            await self._store.write(partial(mark, keys[first : first + MARKED]))
+        for first in range(0, len(keys), PORTION):
+            await self._store.write(partial(mark, keys[first : first + PORTION]))
 
     async def _mark_bulk(self, keys: Sequence[str]) -> None:
         marks = [UpdateOne({"_id": {"$eq": key}}, {"$unset": {"unsent": ""}}) for key in keys]
@@ -386,12 +386,16 @@ class MongoViews:
         newest = {place(row.view, row.project, row.key): row for row in sorted(rows, key=lambda row: row.seq)}
         changes = [change_to(row) for row in newest.values()]
         if changes:
-            write = self._write_each if self._store.scans else self._write_bulk
-            # refused is what a newer row holds, and what another inserted first: that is told by a second try
-            refused = await self._store.write(lambda: write(changes))
-            if refused:
-                await self._store.write(lambda: write(refused))
+            for first in range(0, len(changes), PORTION):
+                await self._write(changes[first : first + PORTION])
             self._waiters.reached(rows)
+
+    async def _write(self, changes: list[Change]) -> None:
+        """Write rows. Refused is what a newer row holds, and what another inserted first: a second try tells."""
+        write = self._write_each if self._store.scans else self._write_bulk
+        refused = await self._store.write(lambda: write(changes))
+        if refused:
+            await self._store.write(lambda: write(refused))
 
     async def _write_bulk(self, changes: list[Change]) -> list[Change]:
         """Write at once; return those whose key is held."""
