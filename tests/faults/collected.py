@@ -27,7 +27,7 @@ from tests.faults.standing import Standing
 from tests.simulation.checker import Violation, check
 from tests.simulation.record import Entry, History, Lived, Pending, Sent, entry_of
 
-QUIET_S: Final = 90.0
+QUIET_S: Final = 180.0
 """Seconds after the faults within which everything has to come to its end."""
 READ_S: Final = 30.0
 ENDED: Final = frozenset(("Completed", "Failed", "Canceled"))
