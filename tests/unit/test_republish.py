@@ -128,7 +128,7 @@ async def test_a_stream_of_another_journal_is_refused(world: World, stream: str)
 async def test_republishing_and_replaying_are_for_administrators_of_every_project(world: World) -> None:
     for path in ("/journals/registry/republish", "/events/groups/registry.runs/replay"):
         assert code(await world.post(path, {}, **key_of(world, "submitter", "*"))) == (403, "not_allowed")
-        assert code(await world.post(path, {}, **key_of(world, "admin", "default"))) == (403, "every_project_needed")
+        assert code(await world.post(path, {}, **key_of(world, "admin", "default"))) == (403, "token_opens_more")
     mine = {"stream": "environment/default/a"}
     answer = await world.post("/journals/registry/republish", mine, **key_of(world, "admin", "default"))
     assert answer.status_code == 200

@@ -61,10 +61,10 @@ class Republished(BaseModel):
 
 
 def every_project(caller: Caller, project: str = EVERY_PROJECT) -> None:
-    """Raise `Forbidden` (`every_project_needed`) unless the caller's token opens the project, or all of them."""
+    """Raise `Forbidden` (`token_opens_more`) unless the caller's token opens the project, or all of them."""
     if not caller.principal.opens(project):
         raise Forbidden(
-            "every_project_needed",
+            "token_opens_more",
             "This concerns projects that your token does not open.",
             todo="Ask somebody whose token opens every project.",
         )
