@@ -12,7 +12,7 @@ _UNREACHABLE = re.compile(r"error sending request|client error \(Connect\)|dns e
 _DISK = re.compile(r"No space left on device|Disk quota exceeded|os error (?:28|122)\b")
 _NO_CANDIDATES = re.compile(r"No candidates were found for ([^\s.]+) ([^\n]*)")
 _VIRTUAL = re.compile(r"\b(__[a-z]+)\b[^\n]*for which no candidates were found")
-_NAME = re.compile(r"(?:[^:]*::)?([A-Za-z0-9_][A-Za-z0-9_.-]*)")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _SPEC = re.compile(
     r"([A-Za-z0-9][A-Za-z0-9._/:-]*::)?[A-Za-z0-9_][A-Za-z0-9_.-]*([ =<>!~][ A-Za-z0-9_.,*+!=<>~|()^$-]*)?"
 )
@@ -44,8 +44,8 @@ def _no_spec(why: str) -> Failed:
 
 def spec_name(spec: str) -> str:
     """Return the canonical name of the package that a spec such as `conda-forge::NumPy >=1.2` asks for."""
-    match = _NAME.match(spec.strip())
-    return match[1].lower() if match else ""
+    match = _NAME.match(spec.strip().rpartition("::")[2])
+    return match[0].lower() if match else ""
 
 
 def solve_error(kind: str, text: str, specs: Sequence[str]) -> Failed:
