@@ -24,7 +24,7 @@ FULL: Final = TIMES > 1
 PAUSE_S: Final = 30.0 if FULL else 6.0
 """Longer than any deadline of `standing.SHORT`."""
 DOWN_S: Final = 10.0 if FULL else 6.0
-TIMEOUT_S: Final = 300
+TIMEOUT_S: Final = 600
 PROPERTY: Final = "faults"
 
 
