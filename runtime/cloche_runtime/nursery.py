@@ -21,7 +21,7 @@ from typing import Optional
 if __name__ == "__main__":
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-from cloche_runtime import supervisor
+from cloche_runtime import procfs, supervisor
 from cloche_runtime.seedbeds import Seedbeds, receive
 from cloche_runtime.spawn import become_subreaper
 
@@ -51,6 +51,7 @@ def main() -> None:
     os.close(null)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the dead are reaped by the kernel,
     become_subreaper()  # and so are those whose supervisor was killed, whatever runs as pid 1
+    procfs.boot_id()  # what all forks need is read once
     gc.disable()
     gc.freeze()
     control.send(b"ready")

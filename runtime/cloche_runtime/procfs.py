@@ -4,6 +4,7 @@ A process is named by its pid and its start time together (clock ticks since boo
 /proc/<pid>/stat; see proc(5)), because pids are used again.
 """
 
+import functools
 import os
 from typing import Dict, List, Optional, Tuple
 
@@ -57,6 +58,7 @@ def start_time(pid: int) -> int:
     return found.start if found else 0
 
 
+@functools.lru_cache(maxsize=None)
 def boot_id() -> str:
     """Return the id of this boot: pids recorded under another one mean nothing."""
     return read("/proc/sys/kernel/random/boot_id").decode().strip()

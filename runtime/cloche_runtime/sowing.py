@@ -49,6 +49,7 @@ def serve(control_fd: int, fresh: Collection[str]) -> List[str]:
     room = Room()
     added = [name for name in sys.modules if name not in fresh and not _is_compiled(name)]
     _keep_modules(added)
+    procfs.boot_id()  # what all forks need is read once
     gc.collect()
     gc.disable()
     gc.freeze()

@@ -307,20 +307,24 @@ class Attempt:
             self.storing.failed(error)
             # it is tried again, maybe for long: whoever comes after this process must know that the code has ended
             await self._tell_ended(ended)
+            await self._release()
             raise
         fault = self.storing.no_room() or fault
-        await self._conclude(without_outputs(verdict, fault) if fault else verdict, ended, shipped, outputs)
+        told = without_outputs(verdict, fault) if fault else verdict
+        async with _together() as group:  # where the node's stream and the run's are one file, in one commit
+            group.create_task(self._release())
+            group.create_task(self._conclude(told, ended, shipped, outputs))
 
     async def _store(self, process: Process, ended: Ended) -> tuple[str, Problem | None, Ended]:
-        """Store what the attempt left, and free what it held."""
+        """Store what the attempt left. What it held is freed with the outcome, or before if that takes longer."""
         stored = asyncio.Event()
         self.storing.begin()
         async with _together() as group:
             group.create_task(self._say_finalizing(ended, stored))
             collected = group.create_task(self.storing.outputs())
             shipped = group.create_task(self.storing.log(process, ended, await self._mark()))
-            rest = [group.create_task(self.storing.metrics(self._meter.drain)), group.create_task(self._release())]
-            await asyncio.wait([collected, shipped, *rest])
+            measured = group.create_task(self.storing.metrics(self._meter.drain))
+            await asyncio.wait([collected, shipped, measured])
             stored.set()
         return *collected.result(), shipped.result()
 
@@ -330,7 +334,7 @@ class Attempt:
             async with asyncio.timeout(PROMPT_S):
                 await stored.wait()
         except TimeoutError:
-            await self._tell_ended(ended)
+            await asyncio.gather(self._release(), self._tell_ended(ended))
 
     async def _tell_ended(self, ended: Ended) -> None:
         at = self._core.writer.now()
