@@ -190,6 +190,10 @@ def test_a_service_is_shown_and_scores_through_every_replica(
             assert (scored.status_code, scored.json()["got"]) == (200, {"a": 1}), scored.text
     eventually(lambda: len(set(answers(asked, f"/services/{name}"))) == 1, "all show the same service")
     assert json.loads(same(asked, f"/services/{name}"))["workers"] == {"wanted": 1, "ready": 1}
+    for text in answers(asked, "/services?page_size=200"):
+        assert [one["workers"] for one in json.loads(text)["items"] if one["name"] == name] == [
+            {"wanted": 1, "ready": 1}
+        ]
     eventually(lambda: "init is done" in asked[0].get(f"/services/{name}/log").text, "the worker has said so")
     assert "init is done" in same(asked, f"/services/{name}/log")
     assert key in same(asked, f"/services/{name}/keys")

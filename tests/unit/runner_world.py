@@ -240,7 +240,7 @@ async def replica(cluster: Cluster, node: str = "n1", **settings: object) -> Asy
     ports = cluster.node(node) if node else None
     address = f"http://{node or 'none'}.cloche.test"
     elsewhere = Elsewhere(cluster.peers, cluster.leases, cluster.clock, node or "none", address)
-    found = RunnerSettings(node=node, address=address, **settings)  # type: ignore[arg-type]
+    found = RunnerSettings(node=node, address=address, **{"log_kept_every": 3600.0, **settings})  # type: ignore[arg-type]
     runner = build(cluster.platform(), found, ports, elsewhere if cluster.shared else None)
     client = Client(cluster, runner)
     cluster.peers.apps[address] = client.app

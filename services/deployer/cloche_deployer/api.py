@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated
 
+import orjson
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.params import Depends
 from pydantic import Field
@@ -19,10 +20,10 @@ from cloche_shared.contracts.common import Digest, Name, Strict, Variables
 from cloche_shared.contracts.references import Environment, ModelRef, References
 from cloche_shared.contracts.runs import AskedResources
 from cloche_shared.contracts.services import ServiceSpec
-from cloche_shared.errors import Internal
+from cloche_shared.errors import Internal, Unavailable
 from cloche_shared.http.caller import Caller, may
 from cloche_shared.http.conditions import Matching, Once, Preferred, RequestKey, etag_of
-from cloche_shared.http.elsewhere import Elsewhere
+from cloche_shared.http.elsewhere import Elsewhere, may_go_on
 from cloche_shared.http.files import files_router
 from cloche_shared.http.paging import Page, Paging, page_bytes
 from cloche_shared.http.position_wait import views_caught_up
@@ -43,6 +44,8 @@ Remover = Annotated[Caller, may("services.delete")]
 KeyHolder = Annotated[Caller, may("services.keys")]
 ServiceName = Annotated[Name, Path(description="The service's name.")]
 _POLL = 0.05
+LIST_PATIENCE_S = 2.0
+"""Seconds that a list waits for what other replicas know of their workers."""
 _SCORING_ANSWERS = {
     200: "What run() returned.",
     400: "The body is not what run() takes.",
@@ -105,6 +108,31 @@ class Parts:
         """Return what answers from the node that has the service's workers, None where that is this one."""
         node = self.driver.other_node(state)
         return await self.elsewhere.answer(request, node) if node and self.elsewhere is not None else None
+
+    async def listed_there(self, request: Request, project: str, rows: Sequence[Row]) -> Sequence[Row]:
+        """Return a page's rows as the nodes show them that have the services' workers, where they answer."""
+        places = {row.key: self._place(project, row.key) for row in rows}
+        nodes = sorted(set(places.values()) - {""})
+        if self.elsewhere is None or not nodes or not may_go_on(request.scope):
+            return rows
+        pages = await asyncio.gather(*(self._page_of(self.elsewhere, request, node) for node in nodes))
+        told = dict(zip(nodes, pages, strict=True))
+        return [replace(row, body=told.get(places[row.key], {}).get(row.key, row.body)) for row in rows]
+
+    def _place(self, project: str, name: str) -> str:
+        """Return the other node that answers for a service, as far as it is known here."""
+        present = self.handlers.streams.peek(self.handlers.streams.id(project, name))
+        return self.driver.other_node(present.state) if present is not None else ""
+
+    async def _page_of(self, elsewhere: Elsewhere, request: Request, node: str) -> dict[str, bytes]:
+        """Return the same page's items by name as the replica of a node shows them; nothing when it does not answer."""
+        try:
+            async with asyncio.timeout(LIST_PATIENCE_S):
+                target = elsewhere.asked(request.scope).target
+                page = orjson.loads(b"".join([data async for data in elsewhere.chunks(request.scope, node, target)]))
+        except (Unavailable, TimeoutError, orjson.JSONDecodeError):
+            return {}
+        return {item["name"]: orjson.dumps(item) for item in page["items"]}
 
 
 def service_router(parts: Parts) -> APIRouter:
@@ -171,9 +199,10 @@ async def _settled(parts: Parts, stream: StreamId, revision: int, seconds: float
 
 def _add_reading(routes: APIRouter, parts: Parts, seen: Sequence[Depends]) -> None:
     @routes.get("", response_model=Page[ServiceView], summary="List services", dependencies=seen)
-    async def list_services(caller: Reader, paging: Paging) -> Response:
+    async def list_services(caller: Reader, paging: Paging, request: Request) -> Response:
         rows = await parts.views.page(VIEW, caller.project, facet=LIVE, after=paging.after, limit=paging.limit + 1)
         shown = [_listed(parts, caller.project, row) for row in rows]
+        shown = list(await parts.listed_there(request, caller.project, shown))
         return Reply(page_bytes(shown, paging))
 
     @routes.get("/{name}", response_model=ServiceView, summary="Show a service")
