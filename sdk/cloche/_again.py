@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from cloche import _views
 from cloche._calls import Call, Operation, Pause, send
-from cloche._errors import Unauthenticated
+from cloche._errors import Unauthenticated, Unavailable
 from cloche._operations import path_of
 
 SERVICES: Final = ("registry", "builder", "runner", "deployer")
@@ -18,8 +18,8 @@ KINDS: Final[Mapping[str, str]] = {
     "service": "deployer",
 }
 """Which service owns the aggregates of a kind."""
-UNKNOWN_YET: Final = 10
-"""How often a service is asked again, a second apart, that has not heard of the token yet."""
+TRIES: Final = 20
+"""How often a page is asked for, a second apart, while a service does not answer, or has not heard of the token yet."""
 
 Told = Callable[[str, int], None]
 """Told of each page: the service or group, and how many messages there were so far."""
@@ -48,9 +48,8 @@ def republish(  # noqa: PLR0913 - what may be selected
         counts[service] = 0
         place = ""
         while True:
-            page = yield from _patient(
-                Call("POST", path_of("journals", service, "republish"), json={**selection, "place": place})
-            )
+            call = Call("POST", path_of("journals", service, "republish"), json={**selection, "place": place})
+            page = yield from _page(call, begun=bool(place or len(counts) > 1))
             counts[service] += int(page["events"])
             told(service, counts[service])
             place = str(page["next"])
@@ -59,12 +58,15 @@ def republish(  # noqa: PLR0913 - what may be selected
     return counts
 
 
-def _patient(call: Call) -> Operation[dict[str, Any]]:
-    """Return the answer; a service that does not know the token yet is asked again."""
-    for _ in range(UNKNOWN_YET):
+def _page(call: Call, *, begun: bool) -> Operation[dict[str, Any]]:
+    """Return a page; once something was answered, whatever keeps others from answering is waited for.
+
+    A page may be asked for again: what was sent already only comes twice.
+    """
+    for _ in range(TRIES if begun else 0):
         try:
             return (yield from send(call)).json()
-        except Unauthenticated:
+        except (Unauthenticated, Unavailable):
             yield Pause(1.0)
     return (yield from send(call)).json()
 
@@ -79,8 +81,9 @@ def replay(group: str, *, since: datetime | None, dry_run: bool, told: Told) -> 
     body: dict[str, Any] = {**_times(since), "dry_run": dry_run}
     count = 0
     while True:
-        page = (yield from send(Call("POST", path_of("events", "groups", group, "replay"), json=body))).json()
-        count += int(str(page["messages"]))
+        call = Call("POST", path_of("events", "groups", group, "replay"), json=dict(body))
+        page = yield from _page(call, begun="left" in body)
+        count += int(page["messages"])
         told(group, count)
         if not page["left"]:
             return count
