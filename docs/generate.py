@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, SecretStr
 
 from cloche._embedded import Settings
+from cloche.formats.cloche_yaml import json_schema
 from cloche_shared.cluster.settings import ProcessSettings
 from cloche_shared.contracts import catalogue
 from cloche_shared.contracts.commands import ALL, Command, command_type
@@ -162,6 +163,10 @@ def definition_page() -> str:
     lines += [f"| `{code}` | {text} |" for code, text in codes.ERRORS.items()]
     lines += ["", "## Warnings", "", "| Code | |", "|---|---|"]
     lines += [f"| `{code}` | {text} |" for code, text in codes.WARNINGS.items()]
+    lines += ["", "## Files of other formats", "", "| Code | |", "|---|---|"]
+    lines += [f"| `{code}` | {text} |" for code, text in codes.FILES.items()]
+    lines += ["", "## Deleting", "", "| Code | |", "|---|---|"]
+    lines += [f"| `{code}` | {text} |" for code, text in codes.USES.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -173,6 +178,7 @@ def pages() -> dict[str, str]:
     """Return every generated page by its path below the reference."""
     schemas = {f"schemas/{name}.json": _json(schema) for name, schema in catalogue.schemas().items()}
     return {
+        "environment.schema.json": _json(json_schema()),
         "settings.md": settings_page(),
         "events.md": events_page(),
         "commands.md": commands_page(),

@@ -7,12 +7,14 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from cloche import _again as again
+from cloche import _life as life
 from cloche import _operations as ops
 from cloche import _views
 from cloche._calls import Call, Operation, fetch, send, snapshot_of
 from cloche._config import find_endpoint, kept_positions
 from cloche._faces import operation, stream
 from cloche._files import DigestCache, Snapshot, requirements_text, safe_join
+from cloche._imports import read_file
 from cloche._streams import Stream, events_query, model_files
 from cloche._transport import Exchange
 
@@ -107,9 +109,10 @@ class Environments(Resource):
         return ops.get(_views.Environment, "environments", name, version=number, label=label)
 
     @operation
-    def list(self, limit: int | None = None) -> Operation[list_[_views.Environment]]:
-        """Return the latest version of each environment."""
-        return ops.views(_views.Environment, "environments", limit=limit)
+    def list(self, limit: int | None = None, *, archived: bool = False) -> Operation[list_[_views.Environment]]:
+        """Return the latest version of each environment; with `archived` of those that were archived."""
+        chosen = "true" if archived else None
+        return ops.views(_views.Environment, "environments", limit=limit, archived=chosen)
 
     @operation
     def versions(self, name: str, limit: int | None = None) -> Operation[list_[_views.Environment]]:
@@ -137,9 +140,56 @@ class Environments(Resource):
         return ops.environment_action(name, "restore")
 
     @operation
-    def delete(self, name: str) -> Operation[None]:
-        """Refuse new references to an environment from now on."""
-        return ops.delete("environments", name)
+    def delete(self, name: str, *, force: bool = False) -> Operation[None]:
+        """Delete an environment that nothing uses, with `force` also one in use: what uses it keeps it."""
+        return life.delete(name, force=force)
+
+    @operation
+    def register_file(self, name: str, file: str | Path, *, kind: str = "") -> Operation[_views.Environment]:
+        """Register what a file of any format says (`cloche.formats`); `kind` names it where its name does not."""
+        said = read_file(Path(file), kind).definition.model_dump(mode="json", exclude_defaults=True)
+        return ops.register_environment(name, requirements=None, definition=said, python=None, variables=None)
+
+    @operation
+    def check(
+        self,
+        definition: Mapping[str, object] | None = None,
+        *,
+        requirements: str | None = None,
+        name: str | None = None,
+    ) -> Operation[_views.Check]:
+        """Say what is wrong with a definition and what may surprise; nothing is registered."""
+        return life.check(definition, requirements, name)
+
+    @operation
+    def clone(
+        self, name: str, new_name: str, version: str | int | None = None, label: str | None = None
+    ) -> Operation[_views.Environment]:
+        """Register the definition of a version under another name."""
+        return life.clone(name, new_name, None if version is None else str(version), label)
+
+    @operation
+    def diff(
+        self,
+        name: str,
+        version: str | int | None = None,
+        base: str | int | None = None,
+        *,
+        base_name: str | None = None,
+    ) -> Operation[_views.Difference]:
+        """Compare a version (the latest) with another (the one before), also of another environment."""
+        numbers = [None if one is None else str(one) for one in (version, base)]
+        return life.diff(name, numbers[0], numbers[1], base_name)
+
+    @operation
+    def history(self, name: str, limit: int | None = None) -> Operation[list_[dict[str, Any]]]:
+        """Return every change of an environment, oldest first: what happened, when and by whom."""
+        return life.history(name, limit)
+
+    @operation
+    def uses(self, name: str, limit: int | None = None, *, ended: bool = False) -> Operation[list_[dict[str, Any]]]:
+        """Return the runs, services and models that use an environment; with `ended` the runs that did."""
+        return life.uses(name, limit, ended=ended)
 
 
 class Builds(Resource):

@@ -29,6 +29,57 @@ class Environment(View):
     labels: list[str] = []
 
 
+class Finding(View):
+    """One thing that is wrong with a definition (`error`) or may surprise (`warning`)."""
+
+    severity: str
+    pointer: str
+    code: str
+    detail: str = ""
+
+
+class Check(View):
+    """What a check of a definition found; `definition_hash` is None where there are errors."""
+
+    valid: bool
+    definition_hash: str | None = None
+    problems: list[Finding] = []
+
+
+class Change(View):
+    """One difference between two definitions; None: nothing there."""
+
+    pointer: str
+    before: str | None = None
+    after: str | None = None
+
+
+class PackageChange(View):
+    """A package that two locks have in different versions; None: not at all."""
+
+    name: str
+    before: str | None = None
+    after: str | None = None
+
+
+class Side(View):
+    """One of two versions that were compared."""
+
+    name: str
+    version: str
+    definition_hash: str = ""
+
+
+class Difference(View):
+    """What differs between two versions. `packages` compares their locks; None where one was never built."""
+
+    base: Side
+    other: Side
+    same_hash: bool
+    changes: list[Change] = []
+    packages: list[PackageChange] | None = None
+
+
 class Used(View):
     """An environment or model version that something uses."""
 

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
-PAGES = ("errors.md", "scoring-contract.md")
+PAGES = ("errors.md", "scoring-contract.md", "definition.md")
 KINDS = {
     *("Invalid", "TooLarge", "Unauthenticated", "Forbidden", "NotFound", "Conflict", "Precondition", "Throttled"),
     *("Unavailable", "Failed", "Violation", "Problem", "ScriptError"),

@@ -1,6 +1,5 @@
 """`env`: environments, their versions and labels."""
 
-import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -8,8 +7,9 @@ from typing import Annotated
 import typer
 
 from cloche._errors import Invalid, NotFound
+from cloche._imports import read_file
 from cloche._views import Environment
-from cloche.cli import builds
+from cloche.cli import builds, definitions
 from cloche.cli.options import command
 from cloche.cli.parsing import parse_pairs, parse_reference
 from cloche.cli.session import Session
@@ -34,6 +34,7 @@ def install(app: typer.Typer) -> None:
     command(env, "archive", archive)
     command(env, "restore", restore)
     command(env, "delete", delete)
+    definitions.install(env)
     app.add_typer(env, name="env")
 
 
@@ -51,7 +52,9 @@ def register(  # noqa: PLR0913 - one parameter for each option
     var: Annotated[
         list[str] | None, typer.Option("--var", help="A variable of runs and services: KEY=VALUE. Repeatable.")
     ] = None,
-    file: Annotated[Path | None, typer.Option("--file", help="A definition as JSON, instead of or beside -r.")] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", help="A definition: cloche.yaml, JSON, conda, pyproject.toml …")
+    ] = None,
     empty: Annotated[bool, typer.Option("--empty", help="No packages but Python itself.")] = False,
 ) -> None:
     """Register an environment. What equals the latest version is that version; anything else is the next one."""
@@ -72,7 +75,7 @@ def register(  # noqa: PLR0913 - one parameter for each option
             name,
             requirements_file=requirements,
             requirements="\n".join(package) if package else None,
-            definition=_definition(file),
+            definition=_definition(session, file),
             python=python or None,
             variables=variables or None,
         )
@@ -85,27 +88,23 @@ def register(  # noqa: PLR0913 - one parameter for each option
     )
 
 
-def _definition(file: Path | None) -> dict[str, object] | None:
+def _definition(session: Session, file: Path | None) -> dict[str, object] | None:
     if file is None:
         return None
-    try:
-        found = json.loads(file.read_text())
-    except FileNotFoundError:
-        raise NotFound("file_not_found", f"There is no file {file}.", todo="Name a definition.") from None
-    except (OSError, ValueError) as error:
-        raise Invalid("malformed_definition", f"{file} cannot be read as JSON.", why=str(error)) from error
-    if not isinstance(found, dict):
-        raise Invalid("malformed_definition", f"{file} does not hold a JSON object.")
-    return found
+    found = read_file(file)
+    definitions.tell(session, found.notes)
+    return definitions.said(found)
 
 
 def list_all(
     session: Session,
     limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many.")] = 100,
+    *,
+    archived: Annotated[bool, typer.Option("--archived", help="Those that were archived, instead.")] = False,
 ) -> None:
     """List environments by name, each with its latest version."""
     with session.client() as client:
-        found = client.environments.list(limit=limit)
+        found = client.environments.list(limit=limit, archived=archived)
     _table(session, found, "No environments yet: `cloche env register NAME -r requirements.txt`.")
 
 
@@ -220,9 +219,15 @@ def restore(session: Session, name: Named) -> None:
     session.output.result(item, f"{name} is restored")
 
 
-def delete(session: Session, name: Named, *, yes: Yes = False) -> None:
-    """Refuse new references to an environment. What uses a version keeps it; the name stays taken."""
+def delete(
+    session: Session,
+    name: Named,
+    *,
+    yes: Yes = False,
+    force: Annotated[bool, typer.Option("--force", help="Also where runs, services or models use it.")] = False,
+) -> None:
+    """Delete an environment that nothing uses. The name stays taken; with --force what uses it keeps it."""
     session.confirm(f"Delete the environment {name}?", yes=yes)
     with session.client() as client:
-        client.environments.delete(name)
+        client.environments.delete(name, force=force)
     session.output.result({"name": name, "deleted": True}, f"{name} is deleted")

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from cloche._errors import NotFound
 from cloche.formats.reading import Imported, ReadFile, invalid
 
 FORMATS: Final = (
@@ -107,6 +108,6 @@ def _beside(text: str, read: ReadFile) -> dict[str, str]:
     for name in (CONDA, DOCKERFILE):
         try:
             files[name] = read(name)
-        except OSError:
+        except (OSError, NotFound):
             continue
     return files

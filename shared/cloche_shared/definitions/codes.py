@@ -43,3 +43,25 @@ WARNINGS: Final[Mapping[str, str]] = {
     "image_moves": "the base image has neither tag nor digest, or the tag `latest`",
     "image_retired": "the base image is one that its publisher gave up",
 }
+FILES: Final[Mapping[str, str]] = {
+    "invalid_yaml": "the file is no YAML, or more than data: tags, aliases, a member twice, too deep, too large",
+    "invalid_azure": "an environment of Azure ML that cannot be read",
+    "build_context_elsewhere": "a build context whose files are not here: upload them",
+    "invalid_pyproject": "a `pyproject.toml` without what is needed of it",
+    "invalid_lock": "a `pylock.toml` or `uv.lock` that cannot be read",
+    "invalid_python_env": "a `python_env.yaml` of MLflow that cannot be read",
+    "invalid_cog": "a `cog.yaml` that cannot be read",
+    "invalid_conda_environment": "a folder that is no conda environment",
+    "conda_environment_not_found": "no conda environment of that name is here",
+    "unknown_format": "a file whose format neither its name nor its content tells",
+    "file_outside": "a file names another one outside its folder",
+    "file_not_found": "there is no such file",
+    "file_not_text": "a file that is not in UTF-8",
+    "file_too_large": "a file over the limit of what is read",
+    "name_missing": "neither the file nor the command names the environment",
+}
+"""The codes with which a file of another format is refused, before it is a definition."""
+USES: Final[Mapping[str, str]] = {
+    "environment_in_use": "runs, services or models use the environment: it is not deleted, `uses` names them",
+}
+"""The codes of an environment's life that have to do with who uses it."""

@@ -104,7 +104,9 @@ def findings(definition: Definition, where: Where) -> list[Finding]:
             (violation.pointer, violation.code), Finding("error", violation.pointer, violation.code, violation.detail)
         )
     form, _ = canonical(definition)
-    warned = [Finding("warning", one.pointer, one.code, one.detail) for one in _warnings(form)]
+    wrong = {pointer for pointer, _ in errors}
+    told = (one for one in _warnings(form) if one.pointer not in wrong)
+    warned = [Finding("warning", one.pointer, one.code, one.detail) for one in told]
     return [*errors.values(), *warned]
 
 
