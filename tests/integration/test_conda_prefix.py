@@ -12,7 +12,9 @@ pytest.importorskip("rattler")
 
 from cloche_shared.adapters.interpreters import Interpreters
 from cloche_shared.adapters.local_node_files import LocalNodeFiles
+from cloche_shared.adapters.memory_blobs import MemoryBlobs
 from cloche_shared.errors import Failed
+from cloche_shared.ports.resolver import Distribution
 from tests.environments.conda_channel import (
     MINOR,
     PACKAGES,
@@ -159,6 +161,8 @@ async def test_a_file_that_is_not_what_the_channel_says_is_refused(world: CondaW
 BAD = (
     (CondaPackage("bad", "1.0", {"share/out": Link("../../etc/passwd")}), "unsafe_archive"),
     (CondaPackage("bad", "1.0", {"share/out": Link("/etc/passwd")}), "unsafe_archive"),
+    (CondaPackage("bad", "1.0", {"up": Link(".."), "up/out": b"1"}), "invalid_conda_package"),
+    (CondaPackage("bad", "1.0", {"share": Link("lib"), "share/out": b"1"}), "invalid_conda_package"),
     (CondaPackage("bad", "1.0", {"cloche.manifest": b"{}"}), "unsafe_archive"),
     (CondaPackage("bad", "1.0", {"conda-meta/python-9.json": b"{}"}), "unsafe_archive"),
     (
@@ -194,6 +198,22 @@ async def test_a_package_that_breaks_the_rules_is_refused_and_named(
         await world.prefix(lock)
 
     assert (caught.value.code, caught.value.extra["package"]) == (code, "bad")
+
+
+async def test_packages_come_from_blobs_that_lie_elsewhere_too(world: CondaWorld, tmp_path: Path) -> None:
+    lock = await world.lock("python", "numlike <2", "beta <2")
+    few = lock.model_copy(update={"artefacts": tuple(one for one in lock.artefacts if one.name != "python")})
+    elsewhere = MemoryBlobs()
+    for artefact in few.artefacts:
+        await elsewhere.put_bytes(await world.blobs.read_bytes(artefact.digest))
+    node = LocalNodeFiles(tmp_path / "n", world.interpreters)
+    prefix = await node.prefix("sha256:" + "3" * 64, few, elsewhere)
+    await node.close()
+    found = await world.solver.distributions(few.artefacts, elsewhere)
+
+    assert (prefix.path / "share" / "beta.txt").read_text() == "beta\n"
+    assert found == (Distribution("numlike", "1.26.4", "numlike"),)
+    assert not [path for path in world.workers.scratch.iterdir() if path.name.startswith(("look-", "package-"))]
 
 
 async def test_two_packages_with_a_file_of_one_path_are_told(world: CondaWorld) -> None:

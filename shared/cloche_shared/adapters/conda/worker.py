@@ -11,6 +11,7 @@ import json
 import os
 import queue
 import re
+import resource
 import shutil
 import sys
 import threading
@@ -22,10 +23,11 @@ from rattler.exceptions import InvalidMatchSpecError  # type: ignore[import-not-
 from rattler.networking import RetryMiddleware  # type: ignore[import-not-found, unused-ignore]
 from rattler.package_streaming import extract  # type: ignore[import-not-found, unused-ignore]
 
-from cloche_shared.adapters.conda.layout import Json, Layout, RefusedError
+from cloche_shared.adapters.conda.layout import MAX_BYTES, Json, Layout, RefusedError
 
-HTTP_SECONDS = 30
-TRIES = 2
+HTTP_SECONDS = 60
+"""Twice that, asked twice over, is less than the solver's deadline: a silent channel is told as unreachable."""
+TRIES = 1
 
 _DIST_INFO = re.compile(
     r"(?:^|/)site-packages/([^/]+?)-(\d[^/-]*)(?:-py[\d.]+)?\.(?:dist|egg)-info(?:/(?:METADATA|PKG-INFO))?$"
@@ -182,4 +184,5 @@ async def _work(arguments: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     os.umask(0o077)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (MAX_BYTES, MAX_BYTES))
     asyncio.run(_work(sys.argv[1:]))
