@@ -15,12 +15,12 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 from tests.environments import build, engine, sharing
 from tests.environments.box import LABEL, OWNER
 from tests.environments.catalogue import ROLES
-from tests.environments.owners import this_owner
+from tests.environments.owners import lives, this_owner
 from tests.environments.places import NotPossible, cache, call, locked
 
 if TYPE_CHECKING:
@@ -62,6 +62,8 @@ class Composed:
     override: str
     folder: str
     token: str = ""
+    more: str = ""
+    """Further files of compose, with colons."""
 
     @property
     def url(self) -> str:
@@ -75,7 +77,7 @@ class Composed:
             **{name: value for name, value in engine.chosen().items() if value},
             **images,
             "COMPOSE_PROJECT_NAME": self.project,
-            "COMPOSE_FILE": f"{ROOT / 'compose.yaml'}:{self.override}",
+            "COMPOSE_FILE": ":".join(filter(None, (str(ROOT / "compose.yaml"), self.more, self.override))),
             "CLOCHE_TAG": TAG,
             "CLOCHE_PORT": str(self.port),
             "CLOCHE_KAFKA_PORT": str(self.kafka_port),
@@ -83,19 +85,36 @@ class Composed:
         }
 
     def compose(self, *words: str, timeout: float = 600) -> str:
-        """Run `docker compose` and return what it wrote; NotPossible has the end of it when it fails."""
+        """Run `docker compose` and return what it wrote; the assertion has the end of it when it fails."""
+        with Path(os.devnull).open("rb") as nothing:
+            return self.piped(*words, given=nothing, timeout=timeout).decode(errors="replace")
+
+    def piped(
+        self, *words: str, given: IO[bytes], taken: IO[bytes] | int = subprocess.PIPE, timeout: float = 600
+    ) -> bytes:
+        """Run `docker compose` between two files; return what it wrote where none takes it."""
         done = subprocess.run(
             ["docker", "compose", *words],
             cwd=ROOT,
             env=os.environ | self.variables(),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
+            stdin=given,
+            stdout=taken,
+            stderr=subprocess.PIPE,
             timeout=timeout,
             check=False,
         )
-        assert done.returncode == 0, f"docker compose {' '.join(words)}: {done.stdout[-2000:]} {done.stderr[-3000:]}"
-        return done.stdout
+        said = ((done.stdout or b"")[-2000:] + done.stderr[-3000:]).decode(errors="replace")
+        assert done.returncode == 0, f"docker compose {' '.join(words)}: {said}"
+        return done.stdout or b""
+
+    def widen(self, file: str, *services: str) -> None:
+        """Add a file of compose, and to whom the containers of its services belong."""
+        override = Path(self.override)
+        labels = {"label": LABEL, "owner_label": OWNER, "owner": this_owner()}
+        named = "".join(LABELS.format(service=name, **labels) for name in services)
+        wider = override.with_name("wider.yaml")
+        wider.write_text(f"services:\n{named}")
+        self.more, self.override = file, f"{override}:{wider}"
 
     def cloche(self, *words: str, ok: bool = True, timeout: float = 300) -> str:
         """Type a command of the README; return what it wrote."""
@@ -125,8 +144,8 @@ class Composed:
         self.wait(lambda: self.state(service)["StartedAt"] != before, f"{service} to start again")
         self.wait(lambda: self.state(service)["Health"]["Status"] == "healthy", f"{service} to be ready again")
 
-    def container(self, service: str) -> Any:
-        return engine.client().containers.get(f"{self.project}-{service}-1")
+    def container(self, service: str, number: int = 1) -> Any:
+        return engine.client().containers.get(f"{self.project}-{service}-{number}")
 
     def state(self, service: str) -> dict[str, Any]:
         found: dict[str, Any] = self.container(service).attrs["State"]
@@ -201,7 +220,10 @@ def _ports() -> tuple[int, int]:
 
 @contextmanager
 def composed(root: Path) -> Iterator[Composed]:
-    """Yield the project of this test run, which its processes share: the first one starts it, the last one ends it."""
+    """Yield a project of this test run, which its processes share: the first one starts it, the last one ends it.
+
+    `root` is its folder; its last part tells the projects of one run apart.
+    """
     users, told = root / "users", root / "project.json"
     users.mkdir(parents=True, exist_ok=True)
     me = users / str(os.getpid())
@@ -225,12 +247,12 @@ def _start(root: Path, told: Path) -> None:
     _sweep()
     ready()
     port, kafka_port = _ports()
-    name = f"clochetest-{this_owner().replace('-', 'x')}"
+    name = f"clochetest-{this_owner().replace('-', 'x')}-{root.name}"
     home = root / "home"
     home.mkdir(exist_ok=True)
     project = Composed(name, port, kafka_port, str(_override(root)), str(home))
     try:
-        project.compose("up", "--detach", "--wait", "--wait-timeout", "300")
+        project.compose("up", "--detach", "--wait", "--wait-timeout", "420")
         project.token = project.compose("run", "--rm", "client").strip()
     except BaseException:
         project.compose("down", "--volumes", "--remove-orphans", "--timeout", "5")
@@ -241,11 +263,10 @@ def _start(root: Path, told: Path) -> None:
 def _sweep() -> None:
     """Remove volumes and networks of projects whose test runs were killed; their containers are gone already."""
     client = engine.client()
-    busy = {each.labels.get("com.docker.compose.project") for each in client.containers.list(all=True)}
     for found in (*client.volumes.list(), *client.networks.list()):
         labels = found.attrs.get("Labels") or {}
-        project = labels.get("com.docker.compose.project", "")
-        if project.startswith("clochetest-") and project not in busy:
+        name, _, rest = labels.get("com.docker.compose.project", "").partition("-")
+        if name == "clochetest" and not lives(rest.partition("-")[0].replace("x", "-")):
             found.remove()
 
 

@@ -12,6 +12,7 @@ from cloche_shared.adapters.node_folder import NodeFolder, held_node
 from cloche_shared.adapters.socket_executor.client import SocketExecutor
 from cloche_shared.cluster.settings import ProcessSettings
 from cloche_shared.cluster.wiring import Opened
+from cloche_shared.errors import Conflict
 from cloche_shared.ports.executor import Executor
 
 P = TypeVar("P", bound=ProcessSettings)
@@ -34,10 +35,24 @@ async def hold_node(opened: Opened[P], owner: str, stack: AsyncExitStack) -> Nod
     cluster = opened.settings.cluster
     if not cluster.node:
         return None
-    folder = stack.enter_context(held_node(opened.data, cluster.node, owner, opened.sharing))
+    try:
+        folder = stack.enter_context(held_node(opened.data, cluster.node, owner, opened.sharing))
+    except Conflict as error:
+        if error.code == "already_running":
+            raise _driven(cluster.node) from error
+        raise
     where = Path(cluster.executor)
     executor = SocketExecutor(where, owner) if cluster.executor else LocalExecutor(folder.processes)
     files = LocalNodeFiles(folder.root, Interpreters(), sharing=opened.sharing)
     for part in (executor, files):
         stack.push_async_callback(part.close)
     return NodeHeld(folder, executor, files)
+
+
+def _driven(node: str) -> Conflict:
+    return Conflict(
+        "already_running",
+        f"Another replica drives the node {node!r}.",
+        why="One process of each service does, and this one has the same folder.",
+        todo="Give each replica a folder and a node of its own (docs/how-to/cluster.md, Scale).",
+    )
