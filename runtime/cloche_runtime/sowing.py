@@ -4,6 +4,7 @@ A program that ends takes its interpreter apart, and what it would free of ours 
 have to copy first. So what was imported before the fork is kept alive for good.
 """
 
+import _ast
 import _signal  # type: ignore[import-not-found]
 import ctypes
 import gc
@@ -49,6 +50,7 @@ def serve(control_fd: int, fresh: Collection[str]) -> List[str]:
     room = Room()
     added = [name for name in sys.modules if name not in fresh and not _is_compiled(name)]
     _keep_modules(added)
+    _keep_syntax()
     procfs.boot_id()  # what all forks need is read once
     gc.collect()
     gc.disable()
@@ -128,3 +130,10 @@ def _keep_modules(added: Collection[str]) -> None:
             keep(ctypes.py_object(module))
         elif name not in ("sys", "builtins", "__main__"):
             keep(ctypes.py_object(module.__dict__))
+
+
+def _keep_syntax() -> None:
+    """Have the types made that `compile` wants to know, and keep them: each script would make and free them."""
+    for one in vars(_ast).values():
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(one))
+    sys.modules.pop("_ast", None)  # no script finds it imported

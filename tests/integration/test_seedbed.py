@@ -33,7 +33,8 @@ for stream in (sys.stdin, sys.stdout, sys.stderr):
     print(stream, stream.encoding, stream.errors, stream.line_buffering, stream.seekable(), stream.isatty())
 print([(number, str(signal.getsignal(number))) for number in range(1, 32)], signal.pthread_sigmask(0, ()))
 print([frame.name for frame in traceback.extract_stack()], __name__, __file__, __spec__)
-import ctypes, json, multiprocessing, random, re, socket, subprocess, threading, typing
+import ast, ctypes, json, multiprocessing, random, re, socket, subprocess, threading, typing
+assert ast.dump(ast.parse("1")) == ast.dump(compile("1", "", "exec", ast.PyCF_ONLY_AST))
 assert json.loads('{"a": 1}') == {"a": 1} and re.fullmatch("a+", "aa") and ctypes.CDLL(None).getpid() == os.getpid()
 assert subprocess.run([sys.executable, "-c", "import os; assert os.environ['OWN']"], check=False).returncode == 0
 assert [len(one.sendmsg([b"x"]) * b"x") for one in socket.socketpair()] == [1, 1]
