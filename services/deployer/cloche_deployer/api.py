@@ -129,7 +129,8 @@ class Parts:
         try:
             async with asyncio.timeout(LIST_PATIENCE_S):
                 target = elsewhere.asked(request.scope).target
-                page = orjson.loads(b"".join([data async for data in elsewhere.chunks(request.scope, node, target)]))
+                chunks = elsewhere.chunks(request.scope, node, target, accept=b"application/json")
+                page = orjson.loads(b"".join([data async for data in chunks]))
         except (Unavailable, TimeoutError, orjson.JSONDecodeError):
             return {}
         return {item["name"]: orjson.dumps(item) for item in page["items"]}

@@ -89,7 +89,7 @@ class Elsewhere:
         """Ask a holder (see `Peers.ask`)."""
         return self._peers.ask(address, request)
 
-    async def chunks(self, scope: Scope, holder: str, target: str) -> AsyncIterator[bytes]:
+    async def chunks(self, scope: Scope, holder: str, target: str, *, accept: bytes = BYTES) -> AsyncIterator[bytes]:
         """Yield the bytes of another route of the holder, asked as the caller of `scope`.
 
         Nothing comes where there is no holder to ask. Raises `Unavailable` (`peer_unreachable`,
@@ -99,7 +99,7 @@ class Elsewhere:
         if not address:
             return
         fields = [(name, value) for name, value in self._fields(scope) if name in _CALLERS]
-        asked = PeerRequest("GET", target, [*fields, (b"accept", BYTES)], timeout=STREAM_READ_S)
+        asked = PeerRequest("GET", target, [*fields, (b"accept", accept)], timeout=STREAM_READ_S)
         async with self._peers.ask(address, asked) as answer:
             if answer.status != OK:
                 raise Unavailable("peer_refused", f"The replica that holds this answered {answer.status}.")
