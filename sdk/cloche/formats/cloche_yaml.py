@@ -21,7 +21,7 @@ from cloche_shared.contracts.common import NAME_PATTERN
 from cloche_shared.contracts.definition import Definition
 from cloche_shared.errors import Violation
 
-SCHEMA: Final = "https://cloche.dev/schemas/environment.v1.json"
+SCHEMA: Final = "urn:cloche:environment.v1"
 """The schema's id; the file is docs/reference/environment.schema.json, and `cloche env schema` writes it."""
 WHAT: Final = "The definition cannot be used as written."
 MAX_VIOLATIONS: Final = 100

@@ -104,7 +104,7 @@ def findings(definition: Definition, where: Where) -> list[Finding]:
             (violation.pointer, violation.code), Finding("error", violation.pointer, violation.code, violation.detail)
         )
     form, _ = canonical(definition)
-    wrong = {pointer for pointer, _ in errors}
+    wrong = {pointer for pointer, code in errors if not code.endswith("_not_available")}
     told = (one for one in _warnings(form) if one.pointer not in wrong)
     warned = [Finding("warning", one.pointer, one.code, one.detail) for one in told]
     return [*errors.values(), *warned]
