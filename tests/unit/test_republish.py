@@ -7,10 +7,14 @@ import httpx2
 import pytest
 
 from cloche_shared.access import Role, issue_key
+from cloche_shared.adapters.memory_bus import MemoryBroker, MemoryBus
+from cloche_shared.adapters.memory_journal import MemoryJournal, MemoryStore
 from cloche_shared.adapters.system_random import SystemRandom
+from cloche_shared.bus.republish import Republisher, Selection
 from cloche_shared.contracts.envelope import Event
-from cloche_shared.contracts.facts import ApiKeyIssued
-from cloche_shared.journal.commit import written
+from cloche_shared.contracts.facts import ApiKeyIssued, EnvironmentArchived
+from cloche_shared.journal.commit import Actor, Commit, Origin, StreamId, written
+from cloche_shared.ports.journal import Document
 from tests.unit.registry_world import PEPPER, SKLEARN, World, started
 
 ENVIRONMENTS = "cloche.environments"
@@ -89,6 +93,20 @@ async def test_what_a_wiped_broker_lost_comes_again_with_its_ids_and_in_order(wo
         numbers = [event.sequence for event in after if event.subject.endswith(f"/{name}")]
         assert numbers == sorted(numbers)
     assert "cloche.ApiKeyIssued.v1" in {event.type for event in await log_of(world, "cloche.access")}
+
+
+async def test_what_the_relay_has_still_to_send_is_left_to_it_unless_later_facts_are_gone() -> None:
+    store, broker = MemoryStore(), MemoryBroker()
+    journal = MemoryJournal(store)
+    said = Commit("c", (EnvironmentArchived(),), Origin(Actor("key:1"), "chain"), "2026-01-01T00:00:00Z").body()
+    keys = [f"environment/default/a/{number:012d}" for number in range(1, 5)]
+    await journal.append_many([Document(key, said, ENVIRONMENTS, "environment/default/a") for key in keys])
+    await journal.mark_sent([keys[0], keys[2]])
+    republisher = Republisher("registry", journal, MemoryBus(broker), sends=True)
+    page = await republisher.page(Selection(StreamId("environment", "default", "a")))
+    assert (page.documents, page.sent) == (4, 3)
+    log = [one.event for part in broker.partitions(ENVIRONMENTS) for one in part.log]
+    assert [event.sequence for event in log if event is not None] == [1, 2, 3]
 
 
 async def test_one_aggregate_is_republished_between_two_numbers(world: World) -> None:

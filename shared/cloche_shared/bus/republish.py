@@ -14,7 +14,7 @@ from cloche_shared.bus.relay import SEND_DEADLINE
 from cloche_shared.bus.rights import kinds_of
 from cloche_shared.contracts.envelope import Event
 from cloche_shared.errors import Invalid, Violation
-from cloche_shared.journal.commit import StreamId, events_of
+from cloche_shared.journal.commit import StreamId, events_of, place_of
 from cloche_shared.ports.bus import Bus
 from cloche_shared.ports.journal import Document, Journal
 
@@ -86,17 +86,27 @@ class Republisher:
     ) -> Sent:
         """Send one page again; with `dry` only count it. Raises `Unavailable`.
 
-        What the relay has not sent yet is passed over: it is on its way, and sent in its turn.
+        What the relay has not sent yet is left to it, but for what lies before facts that were sent: no gap goes out.
         """
         self.check(selection, place)
         documents, following = await self._read(selection, place, limit)
-        gone = [one for one in documents if one.topic and (one.sent or not self._sends)]
-        events = [event for one in gone for event in self._events(one) if selection.holds(event)]
+        events = [event for one in self._gone(documents) for event in self._events(one) if selection.holds(event)]
         sends = self._sends and not dry and bool(events)
         if sends:
             async with asyncio.timeout(SEND_DEADLINE):
                 await self._bus.publish(events)
         return Sent(len(documents), len(events), len(events) if sends else 0, following)
+
+    def _gone(self, documents: Sequence[Document]) -> list[Document]:
+        """Return what is known to have been with the bus, and what must have been before it."""
+        found: list[Document] = []
+        streams: set[StreamId] = set()
+        for document in reversed(documents):
+            stream, _ = place_of(document.key)
+            if document.topic and (document.sent or not self._sends or stream in streams):
+                streams.add(stream)
+                found.append(document)
+        return found[::-1]
 
     def _events(self, document: Document) -> list[Event]:
         return events_of(document, f"/cloche/{self.service}")
