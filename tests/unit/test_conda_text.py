@@ -8,7 +8,8 @@ from cloche_builder.conda import CondaTools, asks_conda, conda_resolution, wish_
 from cloche_builder.domain.names import is_public
 from cloche_shared.adapters.local_node_files.relocating import Replaced, entry_points, relocated
 from cloche_shared.contracts.definition import Artefact, CondaSection, Definition, PythonSection
-from cloche_shared.errors import Failed
+from cloche_shared.definitions.rules import Where, checked
+from cloche_shared.errors import Failed, Invalid
 from cloche_shared.ports.conda import CondaRecord, CondaSolver, CondaWish
 from cloche_shared.ports.resolver import Distribution, Say
 from cloche_shared.store.conda_errors import check_specs, solve_error, spec_name
@@ -240,3 +241,28 @@ def test_a_lock_of_both_names_every_file_without_credentials() -> None:
     assert f'- conda: {json.dumps(conda.url)}\n  sha256: "{"a" * 64}"' in text
     assert '  depends:\n  - "b >=1"\n' in text
     assert f'- pypi: {json.dumps(wheel.url)}\n  name: "w"\n' in text
+
+
+@pytest.mark.parametrize(
+    ("channel", "indexes", "channels", "allowed"),
+    [
+        ("conda-forge", None, None, True),
+        ("https://mirror.example.org/c", None, ("https://mirror.example.org/c/",), True),
+        ("conda-forge", None, ("mine",), False),
+        ("conda-forge", ("https://index.example.org/simple",), None, False),
+        ("conda-forge", ("https://index.example.org/simple",), ("conda-forge",), True),
+        ("http://169.254.169.254/latest", None, None, False),
+    ],
+)
+def test_only_channels_that_the_operator_allows_are_taken(
+    channel: str, indexes: tuple[str, ...] | None, channels: tuple[str, ...] | None, allowed: bool
+) -> None:
+    where = Where("linux-x86_64", indexes, channels)
+    if allowed:
+        assert checked(defined("numpy", channels=(channel,)), where).python.conda is not None
+        return
+    with pytest.raises(Invalid) as caught:
+        checked(defined("numpy", channels=(channel,)), where)
+    assert [(one.pointer, one.code) for one in caught.value.violations] == [
+        ("/python/conda/channels/0", "channel_not_allowed")
+    ]

@@ -16,17 +16,18 @@ _NO_OPTIONS = PipOptions()
 class Recipe:
     """What a hash holds besides the definition: the platform, and the interpreter where none is named.
 
-    `allowed_indexes` are those that definitions may name (None: any).
+    `allowed_indexes` and `allowed_channels` are those that definitions may name (None: any).
     """
 
     platform: str
     default_python: str
     allowed_indexes: tuple[str, ...] | None = None
+    allowed_channels: tuple[str, ...] | None = None
 
     @property
     def where(self) -> Where:
         """What definitions are judged for."""
-        return Where(self.platform, self.allowed_indexes)
+        return Where(self.platform, self.allowed_indexes, self.allowed_channels)
 
 
 def candidate(definition: Definition, recipe: Recipe, *, created_at: str, created_by: str) -> EnvironmentVersion:

@@ -43,7 +43,12 @@ def recipe_of(settings: RegistrySettings) -> Recipe:
     """Return what hashes hold besides the definition; what the settings leave open is taken from this machine."""
     here = f"{sys.platform}-{machine.machine()}"
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    return Recipe(settings.platform or here, settings.default_python or version, settings.allowed_indexes)
+    return Recipe(
+        settings.platform or here,
+        settings.default_python or version,
+        settings.allowed_indexes,
+        settings.allowed_channels,
+    )
 
 
 class Registry:

@@ -13,6 +13,7 @@ from typing import Final, Literal
 from cloche_shared.contracts.definition import Definition, DockerSection, PipOptions, PythonSection
 from cloche_shared.definitions import conda, images
 from cloche_shared.definitions.canonical import canonical
+from cloche_shared.definitions.channels import channel_faults
 from cloche_shared.definitions.effects import TODO, refusals
 from cloche_shared.errors import Invalid, Violation
 from cloche_shared.store.indexes import check_indexes
@@ -40,10 +41,19 @@ _INVALID_TODO: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """The server for which a definition is judged: its platform, and the indexes that it allows (None: any)."""
+    """The server for which a definition is judged: its platform, and what it allows (None: any).
+
+    Where indexes are restricted and nothing is said of conda channels, none of these is allowed.
+    """
 
     platform: str
     allowed_indexes: tuple[str, ...] | None = None
+    allowed_channels: tuple[str, ...] | None = None
+
+    @property
+    def permitted_channels(self) -> tuple[str, ...] | None:
+        """The conda channels that definitions may name; None: any."""
+        return () if self.allowed_channels is None and self.allowed_indexes is not None else self.allowed_channels
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +93,7 @@ def checked(definition: Definition, where: Where) -> Definition:
         return found
     found, violations = canonical(found)
     violations += _faults(found)
-    violations += refusals(found, where.platform)
+    violations += [*channel_faults(found.python, where.permitted_channels), *refusals(found, where.platform)]
     if violations:
         first = violations[0]
         raise Invalid(
@@ -127,6 +137,7 @@ def _all_violations(definition: Definition, where: Where) -> Iterator[Violation]
     form, violations = canonical(definition)
     yield from violations
     yield from _faults(form)
+    yield from channel_faults(form.python, where.permitted_channels)
     yield from refusals(form, where.platform)
 
 
