@@ -115,6 +115,9 @@ async def test_bytes_of_another_route_are_asked_as_the_caller(elsewhere: Elsewhe
     fields = dict(holder.scopes[0]["headers"])
     assert (fields[b"cloche-project"], fields[b"accept"]) == (b"team", b"application/octet-stream")
     assert b"x-other" not in fields
+    asked_for = elsewhere.chunks(asked.scope, "node-2", "/api/v1/services", accept=b"application/json")
+    assert [chunk async for chunk in asked_for] == [b"from there"]
+    assert dict(holder.scopes[1]["headers"])[b"accept"] == b"application/json"
 
 
 async def test_a_refusal_of_the_holder_is_an_error_and_no_log(elsewhere: Elsewhere, holder: Holder) -> None:
