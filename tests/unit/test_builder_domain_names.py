@@ -11,7 +11,7 @@ from cloche_builder.domain.requests import (
     decide_submit,
     evolve,
 )
-from cloche_shared.contracts.definition import Definition, PipOptions, PythonSection
+from cloche_shared.contracts.definition import Definition, PipOptions, PythonSection, WheelRef
 from cloche_shared.contracts.facts import BuildSubmitted, ImageEvicted, ImageProvided
 from cloche_shared.contracts.references import EnvironmentRef, Problem, References, ResolvedEnvironment
 from cloche_shared.errors import Invalid
@@ -43,6 +43,12 @@ def definition(*pip: str, index: str | None = None, extra: tuple[str, ...] = ())
 def test_only_what_comes_from_public_indexes_is_public(wanted: Definition, public: bool) -> None:
     assert is_public(wanted, (DEFAULT,), DEFAULT) is public
     assert scope_of(wanted, "red", (DEFAULT,), DEFAULT) == ("public" if public else "red")
+
+
+def test_the_index_of_a_package_and_private_wheels_are_looked_at_too() -> None:
+    placed = PythonSection(pip=("a",), pip_options=PipOptions(package_indexes={"a": "https://corp.example/simple"}))
+    private = PythonSection(wheels=(WheelRef(digest=LOCK, filename="a-1-py3-none-any.whl"),))
+    assert not any(is_public(Definition(python=one), (DEFAULT,), DEFAULT) for one in (placed, private))
 
 
 def test_an_empty_list_shares_nothing() -> None:

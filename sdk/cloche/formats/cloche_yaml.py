@@ -1,11 +1,4 @@
-"""Our own document, `cloche.yaml`: a name and a definition, with a published JSON Schema.
-
-$schema: https://cloche.dev/schemas/environment.v1.json
-name: train
-python:
-version: "3.12"
-pip: [numpy==2.1.3]
-"""
+"""Our own document, `cloche.yaml`: a name, and the members of a definition; its JSON Schema is published."""
 
 import json
 from collections.abc import Mapping

@@ -20,6 +20,7 @@ _SHOWN = re.compile(r"(public|project)-([0-9a-f]{64}\.[a-z0-9_]+\.[A-Za-z0-9_-]+
 def _indexes(options: PipOptions, default_index: str) -> Iterator[str]:
     yield options.index_url or default_index
     yield from options.extra_index_urls
+    yield from options.package_indexes.values()
 
 
 def _plain(url: str) -> str:
@@ -32,7 +33,7 @@ def is_public(
     """Whether everything comes from places on the operator's lists, without credentials or direct addresses."""
     known = {_plain(url) for url in public_indexes}
     section = definition.python
-    if any("@" in line.partition(";")[0] for line in section.pip):
+    if section.wheels or any("@" in line.partition(";")[0] for line in section.pip):
         return False
     if section.conda is not None and section.conda != CondaSection():
         channels = {channel.rstrip("/") for channel in public_channels}
