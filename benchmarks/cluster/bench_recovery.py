@@ -111,7 +111,8 @@ def _round(broken: Broken, number: int) -> Round:
         kafka.handle().start()
         accepted = _until(lambda: _accepts(kafka), "the broker accepts connections")
         kept = finish(generator).kept
-        _until(broken.progress.caught_up, "all consumers have caught up")
+        broken.progress.connect_again()
+        _until(broken.progress.caught_up, lambda: f"all consumers have caught up ({broken.progress.behind})")
         ours = time.time_ns() - accepted
         ended = running.client().runs.wait(run.result(LONGEST_S), timeout=LONGEST_S)
     assert ended.status == "Completed", ended.problem
@@ -154,7 +155,7 @@ def _check(running: Cluster, kept: list[int]) -> None:
     assert not lost, f"{len(lost)} of {len(kept)} acknowledged registrations are not listed, as bench-{lost[0]}"
 
 
-def _until(found: Callable[[], int], what: str) -> int:
+def _until(found: Callable[[], int], what: str | Callable[[], str]) -> int:
     """Return the first true value. Raises `TimeoutError`."""
     end = time.monotonic() + LONGEST_S
     while time.monotonic() < end:
@@ -162,4 +163,4 @@ def _until(found: Callable[[], int], what: str) -> int:
         if value:
             return value
         time.sleep(LOOK_EVERY_S)
-    raise TimeoutError(f"not within {LONGEST_S:.0f} s: {what}")
+    raise TimeoutError(f"not within {LONGEST_S:.0f} s: {what if isinstance(what, str) else what()}")

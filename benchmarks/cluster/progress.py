@@ -14,12 +14,24 @@ Offsets = dict[tuple[str, int], int]
 
 
 class Progress:
-    """A look from outside at the servers of one installation. Close it in the end."""
+    """A look from outside at the servers of one installation. Close it in the end.
+
+    `behind` says what the last look found to be missing.
+    """
 
     def __init__(self, kafka: KafkaServer, store: MongoServer, installation: str) -> None:
-        self._admin = AdminClient({"bootstrap.servers": kafka.bootstrap, "log_level": 0})
+        self._kafka = kafka
+        self._admin = self._asking()
         self._client: MongoClient[dict[str, Any]] = MongoClient(store.url)
         self._name = installation
+        self.behind = ""
+
+    def _asking(self) -> AdminClient:
+        return AdminClient({"bootstrap.servers": self._kafka.bootstrap, "log_level": 0})
+
+    def connect_again(self) -> None:
+        """Ask the broker over new connections, since it was started again."""
+        self._admin = self._asking()
 
     def close(self) -> None:
         """Close the connections to the document store."""
@@ -28,24 +40,31 @@ class Progress:
     def caught_up(self) -> bool:
         """Whether nothing waits: neither for the bus, nor in a topic. What cannot be asked now is not caught up."""
         try:
-            return not self._unsent() and self._all_read() and not self._unsent()
-        except KafkaException:
-            return False
+            self.behind = self._unsent() or self._unread() or self._unsent()
+        except KafkaException as error:
+            self.behind = f"the broker does not tell: {error}"
+            self.connect_again()
+        return not self.behind
 
     def groups(self) -> list[str]:
         """Return the names of the installation's groups."""
         found = self._admin.list_consumer_groups(request_timeout=ANSWER_S).result()
         return [one.group_id for one in found.valid if one.group_id.startswith(f"{self._name}.")]
 
-    def _unsent(self) -> bool:
-        """Whether a service's journal holds a document that is not known to be with the bus."""
+    def _unsent(self) -> str:
+        """Return whose journal holds a document that is not known to be with the bus."""
         mine = (name for name in self._client.list_database_names() if name.startswith(f"{self._name}_"))
-        return any(self._client[name]["journal"].find_one({"unsent": True}) is not None for name in mine)
+        held = [name for name in mine if self._client[name]["journal"].find_one({"unsent": True}) is not None]
+        return f"unsent documents in {', '.join(held)}" if held else ""
 
-    def _all_read(self) -> bool:
+    def _unread(self) -> str:
+        """Return which groups are not at the end of the topics that they read."""
         committed = self._committed()
         ends = self._ends({topic for offsets in committed.values() for topic, _ in offsets})
-        return bool(committed) and all(_is_read(offsets, ends) for offsets in committed.values())
+        late = [group for group, offsets in committed.items() if not _is_read(offsets, ends)]
+        if not committed:
+            return "there are no groups"
+        return f"messages for {', '.join(late)}" if late else ""
 
     def _committed(self) -> dict[str, Offsets]:
         asked = [ConsumerGroupTopicPartitions(name) for name in self.groups()]
