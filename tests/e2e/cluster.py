@@ -46,6 +46,7 @@ class Cluster(Topology):
     home: Path = Path()
     settings: Mapping[str, str] = field(default_factory=dict)
     replicas: int = REPLICAS
+    niceness: int = NICENESS
     ports: dict[str, int] = field(default_factory=dict)
     pids: dict[str, int] = field(default_factory=dict)
     gateway: str = ""
@@ -92,7 +93,7 @@ class Cluster(Topology):
             )  # fmt: skip
         process.returncode = 0  # the keeper ends it: nobody waits for it here
         with suppress(ProcessLookupError):
-            os.setpriority(os.PRIO_PROCESS, process.pid, NICENESS)
+            os.setpriority(os.PRIO_PROCESS, process.pid, self.niceness)
         self.pids[name] = process.pid
 
     def until_ready(self, name: str) -> None:
