@@ -30,6 +30,7 @@ from tests.simulation.record import Entry, History, Lived, Pending, Sent, entry_
 QUIET_S: Final = 180.0
 """Seconds after the faults within which everything has to come to its end."""
 READ_S: Final = 30.0
+FETCH_BYTES: Final = 16 << 20
 ENDED: Final = frozenset(("Completed", "Failed", "Canceled"))
 LETTER: Final = "cloche_letter"
 
@@ -70,13 +71,14 @@ class Topics:
         return len(self.sent) - len({event.id for event in self.sent})
 
 
-def topics_of(cluster: Standing) -> Topics:
-    """Read every topic from its beginning."""
+def topics_of(cluster: Standing, ending: str = "") -> Topics:
+    """Read every topic (whose name ends so) from its beginning."""
     prefix = f"{cluster.installation}."
     options = {
         "bootstrap.servers": cluster.own.kafka.bootstrap,
         "group.id": f"{prefix}checker",
         "enable.auto.commit": False,
+        "fetch.message.max.bytes": FETCH_BYTES,
     }
     consumer = Consumer({**options, "log_level": 0})
     try:
@@ -84,7 +86,7 @@ def topics_of(cluster: Standing) -> Topics:
         places = [
             TopicPartition(name, number, OFFSET_BEGINNING)
             for name in sorted(topics)
-            if name.startswith(prefix)
+            if name.startswith(prefix) and name.endswith(ending)
             for number in topics[name].partitions
         ]
         ends = {(one.topic, one.partition): consumer.get_watermark_offsets(one, timeout=READ_S) for one in places}

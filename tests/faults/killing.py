@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final
 
+from tests.e2e.topology import eventually
 from tests.faults.standing import Standing
 
 CHAIN: Final = (
@@ -52,6 +53,7 @@ class Killer:
     left: set[Step]
     killed: list[Step] = field(default_factory=list)
     _up: set[str] = field(default_factory=set)
+    _ended: set[int] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def inserted(self, request: bytes) -> bool:
@@ -75,8 +77,10 @@ class Killer:
                 self.left.discard(step)
                 self.killed.append(step)
                 self.cluster.own.count(f"{step.service} killed at a step")
+                pid = self.cluster.pids[f"{step.service}-1"]
+                self._ended.add(pid)
                 with suppress(ProcessLookupError):
-                    os.kill(self.cluster.pids[f"{step.service}-1"], signal.SIGKILL)
+                    os.kill(pid, signal.SIGKILL)
 
     def tend(self) -> None:
         """Start what died, and count what is ready again as a target."""
@@ -92,9 +96,10 @@ class Killer:
                     self._up.add(service)
 
     def mend(self) -> None:
-        """Start whatever is dead still."""
-        for name, pid in self.cluster.pids.items():
-            if _dead(pid):
+        """Start whatever was killed last."""
+        for name, pid in list(self.cluster.pids.items()):
+            if pid in self._ended:
+                eventually(lambda pid=pid: _dead(pid), f"{name} is dead")
                 self.cluster.begin(name)
 
 

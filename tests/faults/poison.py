@@ -13,12 +13,11 @@ from tests.faults.standing import Standing
 KEY: Final = "poison-"
 UNREADABLE: Final = ("bad JSON", "missing headers", "tombstone", "huge")
 """Kinds that nobody can read, whatever the topic: each becomes a dead letter of every group that reads it."""
-HUGE: Final = 2 << 20
+HUGE: Final = (1 << 20) + 1
 TOO_LARGE: Final = 8 << 20
 _WRONG: Final = {
     "cloche.runs": "RunSubmitted",
     "cloche.answers": "ReferencesResolved",
-    "cloche.nodes": "NodeJoined",
     "cloche.services": "ServicePreparing",
 }
 """Facts whose data somebody reads; their data is not that here."""
