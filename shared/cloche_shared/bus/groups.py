@@ -20,7 +20,7 @@ GROUPS: Final[Mapping[str, Sequence[str]]] = {
     "registry.lists": (TOPICS["environment"], TOPICS["model"], TOPICS["access"]),
     "registry.projects": (TOPICS["access"],),
     "registry.resolver": (TOPICS["run"], TOPICS["service"], TOPICS["buildrequest"]),
-    "registry.runs": (TOPICS["run"],),
+    "registry.runs": (TOPICS["run"], TOPICS["service"]),
     "registry.uses": (TOPICS["usage"],),
     "runner": (TOPICS["answers"], TOPICS["service"]),
     "runner.commands": _COMMANDS,
