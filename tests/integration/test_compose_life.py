@@ -1,6 +1,8 @@
 """An installation of compose over its whole life: stopped, saved, gone, brought back with more of everything."""
 
 import json
+import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +19,8 @@ pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
 SCRIPT = (
     "import pathlib\npathlib.Path('outputs').mkdir(exist_ok=True)\npathlib.Path('outputs/mark').write_text('kept')\n"
 )
-WHERE = "import socket\nprint('AT', socket.gethostname())\n"
+PATIENT = "import time\nfor n in range(600):\n    print('tick', n, flush=True)\n    time.sleep(1)\n"
+RUN = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}")
 
 
 @pytest.fixture
@@ -49,6 +52,13 @@ def last_run(project: Composed) -> str:
     return str(json.loads(project.cloche("run", "list", "--json"))[0]["id"])
 
 
+def node_of(project: Composed, said: str) -> str:
+    """Return where a run that was submitted runs, as soon as it does."""
+    run = RUN.findall(said)[0]
+    project.wait(lambda: "tick" in project.cloche("logs", run, ok=False), "the run to begin")
+    return str(json.loads(project.cloche("run", "show", run, "--json"))["node"])
+
+
 def test_an_installation_outlives_its_containers_and_volumes(
     installation: Composed, script: Path, tmp_path: Path
 ) -> None:
@@ -69,7 +79,7 @@ def test_an_installation_outlives_its_containers_and_volumes(
     project.widen("compose/node-2.yaml", "fence-2", "executor-2", "runner-2", "deployer-2")
     project.compose("up", "--detach", "--wait", "--wait-timeout", "420", "--scale", "registry=2")
     what_was_there_is_there_again(project, tmp_path)
-    two_nodes_work_for_two_projects(project, script)
+    two_nodes_work(project, script)
 
 
 def a_service_that_is_away_is_said_to_be(project: Composed) -> None:
@@ -90,16 +100,13 @@ def what_was_there_is_there_again(project: Composed, tmp_path: Path) -> None:
     assert [one.read_text() for one in (tmp_path / "back").rglob("mark")] == ["kept"]
 
 
-def two_nodes_work_for_two_projects(project: Composed, script: Path) -> None:
-    """A node runs the code of one project, so the second project's run needs the second node; any replica answers."""
-    script.write_text(WHERE)
-    project.cloche("project", "create", "second")
-    found = set()
-    for name in ("default", "second"):
-        project.cloche("env", "register", "bare", "--empty", "--project", name)
-        said = project.cloche("submit", str(script), "--env", "bare", "--follow", "--project", name)
-        found.add(said.partition("AT ")[2].split()[0])
-    assert len(found) == 2
+def two_nodes_work(project: Composed, script: Path) -> None:
+    """What one node has no room for runs on the other; and each registry is asked."""
+    script.write_text(PATIENT)
+    whole = ("--env", "bare", "--cpus", str(os.cpu_count()))
+    first = node_of(project, project.cloche("submit", str(script), *whole))
+    second = node_of(project, project.cloche("submit", str(script), *whole))
+    assert {first, second} == {"node-1", "node-2"}
     seen = set()
     until = time.monotonic() + 60
     while len(seen) < 2 and time.monotonic() < until:
