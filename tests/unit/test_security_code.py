@@ -51,6 +51,7 @@ ALLOWED = {
     ("runtime/cloche_runtime/cloche_script.py", "compile"): "the user's own script, in the user's own process",
     ("runtime/cloche_runtime/cloche_script.py", "exec"): "the user's own script, in the user's own process",
     ("shared/cloche_shared/adapters/local_node_files/worker.py", "compile"): "bytecode of wheels; nothing is run",
+    ("shared/cloche_shared/adapters/conda/worker.py", "extract"): "rattler's reader, which stays in its folder",
 }
 
 
