@@ -182,7 +182,7 @@ def test_a_token_is_shown_once(topology: Topology, team: str) -> None:
     with admin_of(topology, team) as admin:
         made = admin.tokens.create("viewer", description="CI", expires=timedelta(days=1))
         assert made.token is not None
-        secret = made.token.rpartition("_")[2]
+        secret = made.token.split("_", 2)[2]
         assert secret not in repr(made)
         events = [event.model_dump_json() for event in admin.events(follow=False, from_start=True)]
         eventually(lambda: made.id in [one.id for one in admin.tokens.list()], "it is listed")
