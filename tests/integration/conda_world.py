@@ -1,6 +1,7 @@
 """A channel with a real Python, and what solves, fetches and installs from it."""
 
 import asyncio
+import os
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -69,7 +70,11 @@ class CondaWorld:
 
 
 async def output(*arguments: str | Path) -> str:
-    """Return what a program says, which must end well."""
-    done = await asyncio.to_thread(subprocess.run, arguments, capture_output=True, text=True, check=False)
+    """Return what a program says, which must end well; it finds its neighbours first, as in a run.
+
+    That counts where a prefix lies so deep that its path does not fit behind `#!` and `env` is asked instead.
+    """
+    environ = {**os.environ, "PATH": f"{Path(arguments[0]).parent}:{os.environ['PATH']}"}
+    done = await asyncio.to_thread(subprocess.run, arguments, capture_output=True, text=True, check=False, env=environ)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
