@@ -18,10 +18,12 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from cloche_shared.access import issue_key
+from cloche_shared.adapters.node_folder import SOCKET_FOLDER
 from cloche_shared.adapters.system_random import SystemRandom
 from tests.e2e.topology import DELAY, NICENESS, Topology, _environment, eventually
 from tests.environments import build, engine, sharing
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 SERVICES: Final = ("registry", "builder", "runner", "deployer")
 WITH_NODE: Final = frozenset(("runner", "deployer"))
 REPLICAS: Final = int(os.environ.get("CLOCHE_TEST_REPLICAS") or 1)
+HOME: Final = SOCKET_FOLDER - len("/n1/sockets")
 GATEWAY: Final = Path(__file__).parent.parent.parent / "compose" / "gateway.conf"
 
 
@@ -78,7 +81,7 @@ class Cluster(Topology):
             "CLOCHE_CLUSTER__REPLICA": name,
             "CLOCHE_CLUSTER__ADDRESS": f"http://127.0.0.1:{port}",
             "CLOCHE_CLUSTER__PUBLIC_URL": self.url,
-            "CLOCHE_CLUSTER__DATA": str(self.home / (f"n{number}" if service in WITH_NODE else name)),
+            "CLOCHE_CLUSTER__DATA": str(self._near() / (f"n{number}" if service in WITH_NODE else name)),
             "CLOCHE_CLUSTER__DELAY": str(DELAY),
             "CLOCHE_HTTP__PORT": str(port),
             "CLOCHE_HTTP__PROXIES": '["127.0.0.1"]',
@@ -125,8 +128,19 @@ class Cluster(Topology):
         eventually(lambda: all(_is_gone(pid) for pid in self.pids.values()), "all replicas ended")
         if self.gateway:
             engine.client().containers.get(self.gateway).remove(force=True)
+        if self._near() != self.home:
+            self._near().unlink()
 
     # --- what it is made of
+
+    def _near(self) -> Path:
+        """Return the home by a path that is short enough for sockets in it."""
+        if len(str(self.home)) <= HOME:
+            return self.home
+        link = Path("/tmp") / f"cloche-{sha256(str(self.home).encode()).hexdigest()[:12]}"  # noqa: S108 - a link of ours
+        if not link.is_symlink():
+            link.symlink_to(self.home)
+        return link
 
     def _make_identity(self) -> None:
         if (self.home / "pepper").exists():
