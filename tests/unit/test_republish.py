@@ -1,7 +1,7 @@
 """Republish and replay over REST: what is sent again, in which order, who may ask, and that it is on record."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import httpx2
 import pytest
@@ -13,6 +13,7 @@ from cloche_shared.adapters.system_random import SystemRandom
 from cloche_shared.bus.republish import Republisher, Selection
 from cloche_shared.contracts.envelope import Event
 from cloche_shared.contracts.facts import ApiKeyIssued, EnvironmentArchived
+from cloche_shared.errors import Unavailable
 from cloche_shared.journal.commit import Actor, Commit, Origin, StreamId, written
 from cloche_shared.ports.journal import Document
 from tests.unit.registry_world import PEPPER, SKLEARN, World, started
@@ -107,6 +108,27 @@ async def test_what_the_relay_has_still_to_send_is_left_to_it_unless_later_facts
     assert (page.documents, page.sent) == (4, 3)
     log = [one.event for part in broker.partitions(ENVIRONMENTS) for one in part.log]
     assert [event.sequence for event in log if event is not None] == [1, 2, 3]
+
+
+class LateBus(MemoryBus):
+    """A bus whose broker does not take anything: it says so at its deadline."""
+
+    async def publish(self, events: Sequence[Event]) -> None:
+        await asyncio.sleep(10.0)
+        raise Unavailable("bus_unavailable", "The message broker does not answer.")
+
+
+@pytest.mark.looptime
+async def test_a_broker_that_takes_nothing_is_said_to_be_away_at_its_deadline() -> None:
+    store = MemoryStore()
+    journal = MemoryJournal(store)
+    said = Commit("c", (EnvironmentArchived(),), Origin(Actor("key:1"), "chain"), "2026-01-01T00:00:00Z").body()
+    key = "environment/default/a/000000000001"
+    await journal.append_many([Document(key, said, ENVIRONMENTS, "environment/default/a")])
+    await journal.mark_sent([key])
+    republisher = Republisher("registry", journal, LateBus(MemoryBroker()), sends=True)
+    with pytest.raises(Unavailable):
+        await republisher.page(Selection(StreamId("environment", "default", "a")))
 
 
 async def test_one_aggregate_is_republished_between_two_numbers(world: World) -> None:
