@@ -129,3 +129,13 @@ async def test_what_takes_too_long_is_ended(repository: Path, tmp_path: Path) ->
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.3):
             await GitProgram(str(slow), protocol="file").fetch(repository.as_uri(), "0" * 40)
+
+
+async def test_the_wait_for_others_counts_as_well(tmp_path: Path) -> None:
+    stuck = tmp_path / "git"
+    stuck.write_text("#!/bin/sh\nexec sleep 3600\n")
+    stuck.chmod(0o755)
+    program = GitProgram(str(stuck), GitLimits(seconds=1.0), protocol="file")
+    async with asyncio.timeout(15):  # one pair after another would take 40 s
+        ends = await asyncio.gather(*(program.fetch("", "0" * 40) for _ in range(80)), return_exceptions=True)
+    assert {type(end) for end in ends} == {Failed}

@@ -34,11 +34,15 @@ _REGULAR: Final = {"100644": False, "100755": True}
 
 @dataclass(frozen=True, slots=True)
 class GitLimits:
-    """The most that a commit may hold: files, bytes of them, and bytes that may come over the network."""
+    """The most that a commit may hold: files, bytes of them, and bytes that may come over the network.
+
+    It may take `seconds`, the wait for others included.
+    """
 
     files: int = 10_000
     file_bytes: int = 64 * 1024 * 1024
     fetched_bytes: int = 128 * 1024 * 1024
+    seconds: float = DEADLINE_S
 
 
 class GitProgram:
@@ -54,11 +58,11 @@ class GitProgram:
         """Return the tree of a commit; raises as the port says, `Failed` (`git_failed`) when it does not come."""
         pinned = await _judged(url) if self._protocol == "https" else ()
         try:
-            async with self._room, asyncio.timeout(DEADLINE_S), _folder() as folder:
+            async with asyncio.timeout(self._limits.seconds), self._room, _folder() as folder:
                 await self._bring(folder, url, commit, pinned)
                 return await self._read(folder, commit)
         except TimeoutError:
-            raise _failed(f"It took longer than {DEADLINE_S:.0f} s.") from None
+            raise _failed(f"It took longer than {self._limits.seconds:.0f} s.") from None
 
     async def _bring(self, folder: Path, url: str, commit: str, pinned: Sequence[str]) -> None:
         await self._run(folder, "init", "--quiet", "--bare", f"--object-format={_format(commit)}", "--template=", ".")
