@@ -21,6 +21,9 @@ KINDS: Final[Mapping[str, str]] = {
 TRIES: Final = 20
 """How often a page is asked for, a second apart, while a service does not answer, or has not heard of the token yet."""
 
+STILL: Final = 3
+"""How many answers in a row may leave of a replay what was left before."""
+
 Told = Callable[[str, int], None]
 """Told of each page: the service or group, and how many messages there were so far."""
 
@@ -77,9 +80,12 @@ def _times(since: datetime | None, until: datetime | None = None) -> dict[str, s
 
 
 def replay(group: str, *, since: datetime | None, dry_run: bool, told: Told) -> Operation[int]:
-    """Deliver to a group again what it had; return how many messages those are, about."""
+    """Deliver to a group again what it had; return how many messages those are, about.
+
+    Raises `Unavailable` (`bus_unavailable`) when page after page leaves what was left before.
+    """
     body: dict[str, Any] = {**_times(since), "dry_run": dry_run}
-    count = 0
+    count = still = 0
     while True:
         call = Call("POST", path_of("events", "groups", group, "replay"), json=dict(body))
         page = yield from _page(call, begun="left" in body)
@@ -87,7 +93,19 @@ def replay(group: str, *, since: datetime | None, dry_run: bool, told: Told) -> 
         told(group, count)
         if not page["left"]:
             return count
+        still = still + 1 if page["left"] == body.get("left") else 0
+        if still == STILL:
+            raise _stuck(group, count)
         body["left"] = page["left"]
+
+
+def _stuck(group: str, count: int) -> Unavailable:
+    return Unavailable(
+        "bus_unavailable",
+        f"The replay for {group!r} does not get on: {count} messages came again, and the rest does not.",
+        why=f"{STILL} answers in a row left what was left before: the broker does not give it, or has it no more.",
+        todo="See that the broker is well, then begin the replay again; what comes twice is not done twice.",
+    )
 
 
 def send_command(command: Mapping[str, object]) -> Operation[_views.CommandTaken]:

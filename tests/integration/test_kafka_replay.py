@@ -3,12 +3,16 @@
 import asyncio
 from contextlib import suppress
 
+import pytest
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
+from cloche_shared.adapters.kafka import replaying
 from cloche_shared.adapters.kafka_bus import KafkaBus
+from cloche_shared.backends import KafkaSettings
 from cloche_shared.bus.letters import RESENT
 from cloche_shared.contracts.envelope import Event
+from cloche_shared.errors import Unavailable
 from cloche_shared.ports.bus import Subscription
 from tests.environments.kafka import kafka_bus
 from tests.environments.servers import KafkaServer
@@ -62,3 +66,14 @@ async def test_a_group_remembers_that_it_passed_over_what_came_again_for_another
                 await asyncio.gather(*tasks)
         assert len(seen["h"]) == 20
         assert await place_of(bus, "g") == await place_of(bus, "h") == 20
+
+
+async def test_a_page_of_a_broker_that_does_not_answer_is_no_empty_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replaying, "PAGE_S", 0.3)
+    nowhere = KafkaSettings(bootstrap_servers="127.0.0.1:1", security_protocol="PLAINTEXT", allow_no_acls=True)
+    bus = KafkaBus(nowhere, "test", "1", prefix="nowhere.")
+    try:
+        with pytest.raises(Unavailable):
+            await bus.replay("g", [RUNS], {f"{RUNS}/0": (0, 5)})
+    finally:
+        await bus.close()

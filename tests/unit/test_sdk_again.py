@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 import orjson
 import pytest
 
-from cloche._again import TRIES, replay, republish, silent
+from cloche._again import STILL, TRIES, replay, republish, silent
 from cloche._calls import Answer, Call, Operation, Pause
 from cloche._errors import Unauthenticated, Unavailable, from_problem
 
@@ -87,3 +87,16 @@ def test_a_replay_goes_on_with_what_is_left() -> None:
     )
     assert count == 9
     assert [call.json.get("left") for call in asked if isinstance(call.json, dict)] == [None, left, left]
+
+
+def test_a_replay_that_does_not_get_on_ends_with_an_error() -> None:
+    same = {"messages": 0, "left": {"cloche.runs/0": [5, 9]}}
+    with pytest.raises(Unavailable, match="does not get on") as error:
+        driven(replay("runner", since=None, dry_run=False, told=silent), *[same] * (STILL + 1))
+    assert error.value.code == "bus_unavailable"
+
+
+def test_a_replay_that_gets_on_slowly_is_not_given_up() -> None:
+    pages = [{"messages": 0, "left": {"cloche.runs/0": [at, 9]}} for at in (5, 5, 6, 6, 7, 7, 8, 8)]
+    count, _ = driven(replay("runner", since=None, dry_run=False, told=silent), *pages, {"messages": 1, "left": {}})
+    assert count == 1

@@ -12,7 +12,7 @@ from typing import Final
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from cloche_shared.adapters.kafka.letters import RESENT_GROUP, RESENT_TOPIC
-from cloche_shared.adapters.kafka.reach import DEAD, Reach, within
+from cloche_shared.adapters.kafka.reach import DEAD, Reach, unavailable, within
 from cloche_shared.adapters.kafka.reading import Tail
 from cloche_shared.adapters.kafka.sending import Message, Sender
 from cloche_shared.bus.letters import RESENT
@@ -54,7 +54,10 @@ class Replaying:
         return Again(len(found), {source: ends for source, ends in rest.items() if ends[0] < ends[1]})
 
     async def _fetched(self, tail: "_Past", left: Ranges, limit: int) -> list[Delivery]:
-        """Return messages of the ranges: about `limit`, or what came within the time."""
+        """Return messages of the ranges: about `limit`, or what came within the time.
+
+        Raises `Unavailable` when nothing came and no place moved: the same page would be asked for again for ever.
+        """
         found: list[Delivery] = []
         try:
             async with asyncio.timeout(PAGE_S):
@@ -62,9 +65,14 @@ class Replaying:
                 while len(found) < limit and not await self._done(tail, left):
                     came = await _some(tail, limit - len(found))
                     found.extend(one for one in came if one.offset < left[one.source][1])
-        except TimeoutError:
-            pass
+        except TimeoutError as error:
+            if not found and not await self._moved(tail, left):
+                raise unavailable(error) from error
         return found
+
+    async def _moved(self, tail: "_Past", left: Ranges) -> bool:
+        places = await tail.reached()
+        return any(places[self._place(source)] > start for source, (start, _) in left.items())
 
     async def _done(self, tail: "_Past", left: Ranges) -> bool:
         places = await tail.reached()
