@@ -41,9 +41,15 @@ class LogKeeper:
                 _log.warning("log_not_kept", run=str(self._stream), error=str(error))
 
     async def _keep(self, process: Process) -> None:
-        data = await _lines(process, self._kept)
+        """Store what is there: of a fast writer part after part."""
+        while await self._keep_part(process):
+            pass
+
+    async def _keep_part(self, process: Process) -> bool:
+        """Store one part; tell whether it was full, so that more may be there."""
+        data, is_full = await _lines(process, self._kept)
         if not data:
-            return
+            return False
         start, blob = self._kept, await self._core.space(self._stream.project).put_bytes(data)
         changed = await self._core.change_run(
             self._stream,
@@ -51,14 +57,20 @@ class LogKeeper:
             lambda run: decisions.decide_log_kept(run, self._fence, start, blob),
         )
         self._kept = changed.state.log_kept
+        return is_full
 
 
-async def _lines(process: Process, start: int) -> bytes:
-    """Return what the process wrote from `start` on, as far as its lines are whole."""
+async def _lines(process: Process, start: int) -> tuple[bytes, bool]:
+    """Return a part of what the process wrote from `start` on, and whether it is full.
+
+    Its lines are whole, but for one that is longer than a part.
+    """
     data = b""
     async for chunk in process.log(start, follow=False):
         data += chunk.data
         if len(data) >= PART_BYTES:
             break
+    is_full = len(data) >= PART_BYTES
     data = data[:PART_BYTES]
-    return data[: max(data.rfind(b"\n"), data.rfind(b"\r")) + 1]
+    lines = data[: max(data.rfind(b"\n"), data.rfind(b"\r")) + 1]
+    return lines or (data if is_full else b""), is_full

@@ -138,3 +138,23 @@ async def test_a_reader_who_comes_back_after_the_loss_misses_nothing_of_the_next
     assert "[cloche: from byte 0 on the log of attempt 1 is missing: node_lost]" in resumed
     assert "data: line 0\n" in resumed
     assert (refused.status_code, refused.json()["code"]) == (422, "invalid_header")
+
+
+@pytest.mark.parametrize(("line", "expected"), [(b"y" * 1023 + b"\n", 9), (b"x" * 1024, 8)])
+async def test_of_a_fast_writers_log_all_full_parts_are_stored_at_one_look(line: bytes, expected: int) -> None:
+    async def program(life: Life) -> int:
+        life.begin()
+        life.say(line * 9 * 1024)  # 9 MiB; a part has 4
+        await asyncio.sleep(60)
+        return 0
+
+    cluster = Cluster(shared=True)
+    cluster.programs["a.py"] = program
+    settings = {"lease": 6.0, "loss_delay": 0.1, "log_kept_every": 5.0}
+    async with answering(cluster), replica(cluster, "", **settings) as other, replica(cluster, "n1", **settings):
+        run_id = await other.submit("a.py")
+        await other.until(run_id, "Running")
+        await asyncio.sleep(7)
+        del cluster.peers.apps["http://n1.cloche.test"]
+        kept = (await other.http.get(f"/runs/{run_id}/log")).content
+    assert len(kept) == expected * 1024 * 1024
