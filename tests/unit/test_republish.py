@@ -185,6 +185,24 @@ async def test_who_let_what_come_again_is_on_record(world: World) -> None:
     assert {commit.actor.subject for commit in commits} == {"key:abcdef0123456789"}
 
 
+async def test_a_page_that_continues_nothing_is_on_record_too(world: World) -> None:
+    await versions(world, "a", 1)
+    for path, asked in (
+        ("/journals/registry/republish", {"place": "environment/default/a/000000000000"}),
+        ("/events/groups/registry.runs/replay", {"left": {f"{ENVIRONMENTS}/0": [0, 1]}}),
+    ):
+        before = set(world.store.keys)
+        answer = await world.post(path, asked)
+        assert answer.status_code == 200, answer.text
+        assert sum(key.startswith("operation/") for key in set(world.store.keys) - before) == 1
+
+
+async def test_republishing_comes_to_an_end_although_each_page_is_a_record_more(world: World) -> None:
+    async with asyncio.timeout(20):
+        meant, _ = await republished(world, limit=1)
+    assert meant > 0
+
+
 async def test_a_group_that_nobody_has_cannot_be_replayed(world: World) -> None:
     assert code(await world.post("/events/groups/nobody/replay", {})) == (404, "group_not_found")
 

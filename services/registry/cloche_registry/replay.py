@@ -74,8 +74,9 @@ class Replays:
             past = await self._bus.past(topics, asked.since)
             if asked.dry_run:
                 return Replayed(messages=past.messages, left={})
-            await record(self._writer, caller, ReplayStarted(group=group, since=text_of(asked.since)))
             left = dict(past.left)
+        # each page: what is left is no proof that somebody began
+        await record(self._writer, caller, ReplayStarted(group=group, since=text_of(asked.since)))
         again = await self._bus.replay(group, topics, left, asked.limit)
         return Replayed(messages=again.messages, left=dict(again.left))
 

@@ -23,6 +23,8 @@ from cloche_shared.ports.journal import Document
 from cloche_shared.service import Platform
 
 KIND: Final = "operation"
+LEAST: Final = 2
+"""Documents of one page, at least: its record is one more at the journal's end, which is to be reached."""
 Operator = Annotated[Caller, may("system.write")]
 Stream = Annotated[str, StringConstraints(max_length=600, pattern=r"^([a-z]+/[A-Za-z0-9._-]+/[A-Za-z0-9._:-]+)?$")]
 
@@ -93,13 +95,14 @@ def republish_router(service: str, platform: Platform, writer: Writer) -> APIRou
         selection = body.selection()
         every_project(caller, selection.stream.project if selection.stream is not None else EVERY_PROJECT)
         republisher.check(selection, body.place)
-        if not body.place and not body.dry_run:
+        if not body.dry_run:  # each page: a place is no proof that somebody began
             since, until = text_of(body.since), text_of(body.until)
             fact = RepublishStarted(
                 service=service, stream=body.stream, first=body.first, last=body.last, since=since, until=until
             )
             await record(writer, caller, fact)
-        page = await republisher.page(selection, body.place, limit=body.limit, dry=body.dry_run)
+        limit = max(LEAST, body.limit)
+        page = await republisher.page(selection, body.place, limit=limit, dry=body.dry_run)
         return Reply(Republished(documents=page.documents, events=page.events, sent=page.sent, next=page.place))
 
     return routes
