@@ -83,6 +83,30 @@ async def test_what_is_offered_goes_out_while_earlier_documents_are_marked() -> 
     await asyncio.gather(running, return_exceptions=True)
 
 
+async def test_what_another_replica_left_is_sent_while_requests_come() -> None:
+    journal, bus = SlowMarks(MemoryStore()), MemoryBus()
+    relay = Relay(journal, bus, "/cloche/registry")
+
+    async def load() -> None:
+        for number in range(1_000):
+            some = [document(f"e{number:05d}-{part}", 1) for part in range(5)]
+            await journal.append_many(some)
+            relay.offer(some)
+            await asyncio.sleep(SWEEP_EVERY / 100)
+
+    tasks = [asyncio.create_task(relay.run()), asyncio.create_task(load())]
+    await asyncio.sleep(SWEEP_EVERY / 2)
+    left = document("left", 1)
+    await journal.append_many([left])
+    async with asyncio.timeout(2 * SWEEP_EVERY), bus.tail(["cloche.environments"], from_start=True) as tail:
+        seen: set[str] = set()
+        while left.partition_key not in seen:
+            seen |= {item.event.subject for item in await tail.fetch() if item.event is not None}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
 async def test_sending_waits_when_marks_are_far_behind() -> None:
     journal, bus = SlowMarks(MemoryStore()), MemoryBus()
     documents = [document(f"e{number:05d}", 1) for number in range(MOST_UNMARKED + 3 * BATCH)]

@@ -48,6 +48,7 @@ class Relay:
         """Keys of documents that the bus has, and whose mark is not known to be written."""
         self._wake = asyncio.Event()
         self._sent: OrderedDict[str, int] = OrderedDict()
+        self._swept_at: float | None = None
         self.backlog_failures = 0
 
     def offer(self, documents: Sequence[Document]) -> None:
@@ -58,14 +59,11 @@ class Relay:
     async def run(self) -> None:
         """Send for ever. A sweep that found as much as it takes at a time is followed by the next one at once."""
         failures = 0
-        swept_at = -SWEEP_EVERY
-        loop = asyncio.get_running_loop()
+        full = False
         while True:
             try:
-                full = False
-                if loop.time() - swept_at >= SWEEP_EVERY:
+                if full or self._is_sweep_due():
                     full = await self.sweep() >= BATCH
-                    swept_at = -SWEEP_EVERY if full else loop.time()
                 await self.flush()
                 failures = 0
                 self._wake.clear()
@@ -78,19 +76,32 @@ class Relay:
                 failures += 1
 
     async def sweep(self) -> int:
-        """Take up what the journal holds unsent; return how many documents that were."""
-        found = await self._journal.unsent(BATCH)
-        self.offer([document for document in found if document.key not in self._unmarked])
-        return len(found)
+        """Take up what the journal holds unsent and the bus is not known to have; return how many documents that were.
+
+        What only lacks its mark is read besides, lest it hide what is behind it.
+        """
+        unmarked = frozenset(self._unmarked)
+        found = await self._journal.unsent(BATCH + len(unmarked))
+        # what was marked while the journal was read is with the bus, too
+        lost = [document for document in found if document.key not in unmarked | self._unmarked.keys()]
+        self.offer(lost)
+        self._swept_at = asyncio.get_running_loop().time()
+        return len(lost)
+
+    def _is_sweep_due(self) -> bool:
+        return self._swept_at is None or asyncio.get_running_loop().time() - self._swept_at >= SWEEP_EVERY
 
     async def flush(self) -> None:
         """Send everything that was offered, and mark it. Raises when the bus or the store does not answer.
 
         What is offered meanwhile goes out while earlier documents are marked, unless marking falls far behind.
+        Under steady load this does not end, so it sweeps when a sweep is due.
         """
         marking: asyncio.Task[None] | None = None
         try:
             while self._offered or self._unmarked:
+                if self._is_sweep_due():
+                    await self.sweep()
                 if marking is None and self._unmarked:
                     marking = asyncio.create_task(self._mark_some(), name="relay-marks")
                 if self._offered and len(self._unmarked) < MOST_UNMARKED:
@@ -106,11 +117,11 @@ class Relay:
                 await asyncio.gather(marking, return_exceptions=True)
 
     async def _either(self, marking: "asyncio.Task[None]") -> None:
-        """Wait until something is marked or offered."""
+        """Wait until something is marked or offered, or a sweep may be due."""
         self._wake.clear()
         offered = asyncio.create_task(self._wake.wait(), name="relay-offered")
         try:
-            await asyncio.wait([marking, offered], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([marking, offered], timeout=SWEEP_EVERY, return_when=asyncio.FIRST_COMPLETED)
         finally:
             offered.cancel()
             await asyncio.gather(offered, return_exceptions=True)
