@@ -118,8 +118,8 @@ class Scoring:
 
 
 class World:
-    def __init__(self, requests_per_s: float = 0.0) -> None:
-        self.access = AccessTable(PEPPER, CLOCK)
+    def __init__(self, requests_per_s: float = 0.0, staleness: float | None = None) -> None:
+        self.access = AccessTable(PEPPER, CLOCK, staleness=staleness)
         self.crashes: list[Exception] = []
         self.notes: list[Exchange] = []
         policy = FrontPolicy(

@@ -8,6 +8,7 @@ import httpx2
 import orjson
 import pytest
 
+from cloche_shared.access import ON_ITS_WAY_S
 from cloche_shared.errors import Internal
 from cloche_shared.http.app import AppParts, create_app, openapi_document
 from cloche_shared.http.front import FrontParts
@@ -119,6 +120,13 @@ async def test_every_path_but_the_open_ones_needs_a_token(world: World) -> None:
             assert answer.headers["www-authenticate"].startswith("Bearer")
         for path in ("/livez", "/readyz", "/healthz", "/version", "/openapi.json", "/docs"):
             assert (await nobody.get(path)).status_code == 200
+
+
+@pytest.mark.looptime
+async def test_an_open_path_does_not_wait_for_a_key_that_may_be_on_its_way() -> None:
+    async with World(staleness=900).client("cloche_0000_guess") as stranger:
+        assert (await stranger.get("/livez")).status_code == 200
+    assert asyncio.get_running_loop().time() < ON_ITS_WAY_S
 
 
 async def test_failures_are_limited_per_address_and_known_tokens_go_on(world: World) -> None:
