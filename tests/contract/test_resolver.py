@@ -16,7 +16,7 @@ from cloche_shared.contracts.definition import Definition, PipOptions, PythonSec
 from cloche_shared.errors import Failed
 from cloche_shared.ports.blobs import Blobs
 from cloche_shared.ports.platform import Http
-from cloche_shared.ports.resolver import Resolution, Resolver
+from cloche_shared.ports.resolver import Choice, Ground, Resolution, Resolver
 from cloche_shared.store.artefacts import Sources, fetch, make_lock
 from cloche_shared.store.hashing import lock_digest
 from tests.environments.package_index import PackageIndex, running_index
@@ -145,6 +145,50 @@ async def test_a_source_archive_is_built_into_a_wheel(world: World) -> None:
     assert artefact.filename == "source-1.0-py3-none-any.whl"
     assert artefact.source_digest == resolution.choices[0].hash
     assert (await world.blobs.read_bytes(artefact.digest)).startswith(b"PK")
+
+
+@pytest.mark.parametrize("line", ["source", "source==1.0", "source --no-binary"])
+async def test_without_package_code_a_source_is_refused_by_name_and_never_built(
+    tmp_path: Path, index: PackageIndex, line: str
+) -> None:
+    (tmp_path / "uv").mkdir()
+    resolver = UvResolver(tmp_path / "uv", Interpreters(path=""), managed=False, package_code=False)
+    http, blobs = HttpClient(), FileBlobs(tmp_path / "blobs")
+    world = World(resolver, http, blobs, PipOptions(index_url=index.url))
+    name, _, option = line.partition(" ")
+    world.options = PipOptions(index_url=index.url, no_binary=("source",) if option else ())
+    error = await failure(world, name)
+    world.options = PipOptions(index_url=index.url)
+    assert (error.code, error.extra["package"]) == ("source_build_not_allowed", "source")
+    assert [choice.name for choice in (await world.resolve("alpha")).choices] == ["alpha", "beta"]
+    resolution = await world.resolve()
+    with pytest.raises(Failed, match="source") as caught:
+        await resolver.build_wheel(
+            resolution, Choice("sdist", "source", "1.0", "s-1.0.tar.gz", "", "", 0), "", _unheard
+        )
+    assert caught.value.code == "source_build_not_allowed"
+    await http.close()
+
+
+async def test_on_a_ground_without_package_code_this_machines_python_stands_in(
+    tmp_path: Path, index: PackageIndex
+) -> None:
+    (tmp_path / "uv").mkdir()
+    started = tmp_path / "started"
+    program = tmp_path / "python"
+    program.write_text(f"#!/bin/sh\ntouch {started}\n")
+    program.chmod(0o755)
+    resolver = UvResolver(tmp_path / "uv", Interpreters(path=""), managed=False, package_code=False)
+    definition = Definition(python=PythonSection(pip=("alpha",), pip_options=PipOptions(index_url=index.url)))
+    found = await resolver.resolve(
+        definition, _unheard, Ground(running().version, running().platform, str(program), ())
+    )
+    assert found.interpreter == running().path
+    with pytest.raises(Failed, match=r"3\.99") as caught:
+        await resolver.resolve(definition, _unheard, Ground("3.99.1", running().platform, str(program), ()))
+    assert caught.value.code == "python_not_available"
+    assert "cluster.package_code" in caught.value.why
+    assert not started.exists()
 
 
 async def test_folders_that_a_crash_left_are_removed(tmp_path: Path, index: PackageIndex) -> None:

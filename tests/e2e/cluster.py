@@ -83,6 +83,7 @@ class Cluster(Topology):
             "CLOCHE_CLUSTER__PUBLIC_URL": self.url,
             "CLOCHE_CLUSTER__DATA": str(self._near() / (f"n{number}" if service in WITH_NODE else name)),
             "CLOCHE_CLUSTER__DELAY": str(DELAY),
+            "CLOCHE_CLUSTER__PACKAGE_CODE": "true",
             "CLOCHE_HTTP__PORT": str(port),
             "CLOCHE_HTTP__PROXIES": '["127.0.0.1"]',
             **({"CLOCHE_CLUSTER__NODE": f"n{number}"} if service in WITH_NODE else {}),

@@ -140,6 +140,21 @@ async def test_a_host_without_that_python_compiles_with_the_channels_own(world: 
     assert not list((tmp_path / "n" / "tmp").iterdir())
 
 
+async def test_the_channels_python_is_not_started_beside_credentials(world: CondaWorld, tmp_path: Path) -> None:
+    lock = await world.lock("python", "learner")
+
+    class Nothing(Interpreters):
+        async def find(self, version: str | None) -> None:  # type: ignore[override] - this host has none
+            return None
+
+    node = LocalNodeFiles(tmp_path / "n", Nothing(path=""), package_code=False)
+    with pytest.raises(Failed) as caught:
+        await node.prefix("sha256:" + "1" * 64, lock, world.blobs)
+    await node.close()
+    assert caught.value.code == "python_not_available"
+    assert "cluster.package_code" in caught.value.why
+
+
 async def test_packages_over_http_come_with_the_channels_credentials_and_leave_none(world: CondaWorld) -> None:
     async with running_channel(world.root, "me:secret") as server:
         lock = await world.lock("alpha", channels=[server.with_user("me:secret")])

@@ -29,10 +29,11 @@ async def composed(opened: Opened[Settings]) -> AsyncIterator[Built]:
     """Build a builder on its own folder, where it also proves that environments can be made."""
     settings, data = opened.settings.builder, opened.data
     interpreters = Interpreters(managed=data / "uv" / "python")
-    files = LocalNodeFiles(data / "node", interpreters)
+    package_code = opened.settings.cluster.package_code
+    files = LocalNodeFiles(data / "node", interpreters, package_code=package_code)
     with FolderLock(data / "builder.lock"), Staging(data / "staged") as staging:
         own = OwnPorts(
-            UvResolver(data / "uv", interpreters, default_index=settings.default_index),
+            UvResolver(data / "uv", interpreters, default_index=settings.default_index, package_code=package_code),
             FileLogs(data / "logs"),
             holder=opened.replica,
             prove=files.prefix,

@@ -31,7 +31,13 @@ from cloche_shared.ports.blobs import Blob, Blobs
 from cloche_shared.ports.resolver import BuiltWheel, Choice, Ground, Resolution, Say
 from cloche_shared.store.ground import ground_clash, without_ground
 from cloche_shared.store.pylock import choose
-from cloche_shared.store.uv_errors import build_error, resolve_error, without_secrets
+from cloche_shared.store.uv_errors import (
+    build_error,
+    no_build_error,
+    resolve_error,
+    source_build_not_allowed,
+    without_secrets,
+)
 
 PUBLIC_INDEX = "https://pypi.org/simple"
 RESOLVE_SECONDS = 300.0
@@ -51,6 +57,10 @@ _PASSED_ON = (
 )
 _GUARD = (sys.executable, "-I", "-S", "-B", str(uv_guard.__file__))
 """What ends uv and its compilers when this process dies: it holds the other end of the guard's stdin."""
+_WHY_NOT = {
+    True: "The channel's own Python does not start here.",
+    False: "The channel's own Python is not started beside credentials (`cluster.package_code`).",
+}
 _COMMON = ("--no-config", "--color", "never", "--no-progress")
 
 
@@ -63,11 +73,18 @@ class _Finished:
 class UvResolver:
     """Resolves and builds in `root`, where uv keeps its cache and builds have their folders.
 
-    `default_index` is asked where a definition names none.
+    `default_index` is asked where a definition names none. Without `package_code` nothing that a package
+    brings is run: no source is built, and no Python of a conda channel is asked.
     """
 
     def __init__(
-        self, root: Path, interpreters: Interpreters, *, default_index: str = PUBLIC_INDEX, managed: bool = True
+        self,
+        root: Path,
+        interpreters: Interpreters,
+        *,
+        default_index: str = PUBLIC_INDEX,
+        managed: bool = True,
+        package_code: bool = True,
     ) -> None:
         self._root = root.absolute()
         self._own_paths = re.compile(re.escape(f"{self._root}/") + r"(tmp/[a-z]+-[^/\s]+/)?")
@@ -75,8 +92,12 @@ class UvResolver:
         self._interpreters = interpreters
         self._default_index = default_index
         self._managed = managed
+        self._package_code = package_code
 
     async def resolve(self, definition: Definition, say: Say, ground: Ground | None = None) -> Resolution:
+        unbuilt = () if self._package_code else definition.python.pip_options.no_binary
+        if unbuilt:
+            raise source_build_not_allowed(unbuilt[0])
         if ground is None:
             interpreter = await self._interpreter(definition.python.version, say)
         else:
@@ -89,12 +110,14 @@ class UvResolver:
             await asyncio.to_thread(source.write_text, lines, encoding="utf-8")
             below = () if ground is None else ground.distributions
             arguments = _compile_arguments(definition.python.pip_options, interpreter, source, target)
+            if not self._package_code:
+                arguments.insert(2, "--no-build")
             if below:
                 stubs = await asyncio.to_thread(write_stubs, folder, below)
                 arguments[2:2] = ["--constraints", str(stubs)]
             done = await self._uv(arguments, indexes, say, RESOLVE_SECONDS)
             if done.status != 0:
-                clash = ground_clash(done.lines, definition.python.pip, below)
+                clash = self._source_refused(done.lines) or ground_clash(done.lines, definition.python.pip, below)
                 raise clash or resolve_error(done.lines, definition.python.pip)
             text = without_secrets(await asyncio.to_thread(target.read_text, encoding="utf-8"))
             text = without_ground(text, {one.name for one in below}) if below else text
@@ -110,6 +133,9 @@ class UvResolver:
             indexes=indexes,
         )
 
+    def _source_refused(self, lines: Sequence[str]) -> Failed | None:
+        return None if self._package_code else no_build_error(lines)
+
     def _indexes(self, options: PipOptions) -> tuple[str, ...]:
         return (options.index_url or self._default_index, *options.extra_index_urls)
 
@@ -123,12 +149,12 @@ class UvResolver:
 
     async def _on_ground(self, ground: Ground) -> Interpreter:
         """Return conda's Python, or what stands in for it here: one of its minor version, asked in its name."""
-        if ground.interpreter:
+        if ground.interpreter and self._package_code:
             found = await probe(ground.interpreter)
         else:
             found = await self._interpreters.find(".".join(ground.python.split(".")[:2]))
         if found is None:
-            why = "The channel's own Python does not start here." if ground.interpreter else ""
+            why = _WHY_NOT[self._package_code] if ground.interpreter else ""
             raise not_available(ground.python, await self._interpreters.all(), why=why)
         return replace(found, version=ground.python, platform=ground.platform)
 
@@ -150,6 +176,8 @@ class UvResolver:
         return found
 
     async def build_wheel(self, resolution: Resolution, choice: Choice, sdist: str, say: Say) -> BuiltWheel:
+        if not self._package_code:
+            raise source_build_not_allowed(choice.name)
         folder = await asyncio.to_thread(self._make_folder, "build")
         try:
             source = await asyncio.to_thread(_named_copy, folder, choice.filename, sdist)

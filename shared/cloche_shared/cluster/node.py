@@ -43,7 +43,7 @@ async def hold_node(opened: Opened[P], owner: str, stack: AsyncExitStack) -> Nod
         raise
     where = Path(cluster.executor)
     executor = SocketExecutor(where, owner) if cluster.executor else LocalExecutor(folder.processes)
-    files = LocalNodeFiles(folder.root, Interpreters(), sharing=opened.sharing)
+    files = LocalNodeFiles(folder.root, Interpreters(), sharing=opened.sharing, package_code=cluster.package_code)
     for part in (executor, files):
         stack.push_async_callback(part.close)
     return NodeHeld(folder, executor, files)

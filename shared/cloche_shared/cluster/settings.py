@@ -19,6 +19,9 @@ class ClusterSettings(Section):
     `node`: the id of the node that this replica drives; empty: none.
     `executor`: the Unix socket of the executor that user code runs in; empty: in this process's container.
     `share_group`: the number of the group that this service and the executor have in common.
+    `package_code`: builder, runner and deployer run code of packages in their own container, beside its
+    credentials: builds of source packages, and the Python that a conda channel brings. Without it such packages are
+    refused (`source_build_not_allowed`, `python_not_available`).
     `access_staleness`: for so many seconds after the broker was last heard from, the keys that were known then
     hold; after that requests get 503 (`access_unknown`).
     `public_url`: where clients reach the installation (the gateway), for the URLs that are shown.
@@ -36,6 +39,7 @@ class ClusterSettings(Section):
     node: str = Field(default="", pattern=r"^([a-z0-9][a-z0-9-]{0,62})?$")
     executor: str = ""
     share_group: int | None = Field(default=None, ge=0)
+    package_code: bool = False
     access_staleness: float = Field(default=900.0, ge=10)
     public_url: str = Field(default="", pattern=r"^(https?://[^/@\s]+)?$")
     delay: float = Field(default=0.0, ge=0, le=60, description="Holds back every delivery, in seconds; for tests.")

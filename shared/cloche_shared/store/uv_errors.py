@@ -31,6 +31,10 @@ _FAULT = re.compile(r"\b(?:error|Error|ERROR)\b\S*[:!]|\bundefined reference\b|\
 _HASH = re.compile(r"(Hash mismatch|--require-hashes|has no hash)", re.IGNORECASE)
 
 
+_DISABLED = re.compile(r"[Bb]uilding (?:from source|source distributions)[^.]{0,80} is disabled")
+_WITHOUT_WHEEL = re.compile(r"(?:required for|distributions for) `(?P<name>[A-Za-z0-9._-]+)")
+
+
 def without_secrets(text: str) -> str:
     """Return text whose addresses hold no user names and passwords."""
     return _CREDENTIALS.sub("", text)
@@ -188,4 +192,24 @@ def build_error(lines: Sequence[str], name: str, version: str) -> Failed:
         "Use a version that has a wheel for this Python and platform, or install the compiler and headers it needs. "
         "The build's log has the whole output.",
         name,
+    )
+
+
+def no_build_error(lines: Sequence[str]) -> Failed | None:
+    """Return the error when a package has no wheel that fits and building one is switched off; else None."""
+    text = _joined(lines)
+    if not _DISABLED.search(text):
+        return None
+    found = _WITHOUT_WHEEL.search(text)
+    return source_build_not_allowed(canonicalize_name(found["name"]) if found else "")
+
+
+def source_build_not_allowed(name: str) -> Failed:
+    """Return the error of a package that would have to be built here."""
+    return _failed(
+        "source_build_not_allowed",
+        f"{name or 'A package'} has no wheel that fits, and source packages are not built here.",
+        "Their code would run beside this installation's credentials (`cluster.package_code` is off).",
+        "Use a version that has a wheel, or put a wheel of it on an index and name that index.",
+        name or None,
     )

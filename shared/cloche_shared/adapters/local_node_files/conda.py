@@ -16,7 +16,7 @@ from pathlib import Path
 
 from cloche_shared.adapters.conda.process import Answer, CondaWorkers
 from cloche_shared.adapters.conda.solver import check_package
-from cloche_shared.adapters.interpreters import Interpreter, Interpreters, probe
+from cloche_shared.adapters.interpreters import Interpreter, Interpreters, not_available, probe
 from cloche_shared.adapters.local_node_files.locks import Locks
 from cloche_shared.adapters.local_node_files.pool import Made, WorkerPool
 from cloche_shared.adapters.local_node_files.relocating import CondaPart, Replaced, entry_points
@@ -29,6 +29,8 @@ from cloche_shared.store.together import together
 
 UNPACK_SECONDS = 900.0
 FILES_PER_JOB = 64
+
+_NOT_STARTED = "The channel's own Python is not started beside credentials (`cluster.package_code`)."
 
 
 def is_conda(lock: Lock) -> bool:
@@ -60,14 +62,17 @@ class _Unpacked:
 
 
 class CondaStore:
-    """All stored conda packages of a node."""
+    """All stored conda packages of a node. Without `package_code` a channel's Python is not started."""
 
-    def __init__(self, root: Path, pool: WorkerPool, locks: Locks, workers: CondaWorkers) -> None:
+    def __init__(
+        self, root: Path, pool: WorkerPool, locks: Locks, workers: CondaWorkers, *, package_code: bool = True
+    ) -> None:
         self._root = root / "store"
         self._tmp = root / "tmp"
         self._pool = pool
         self._locks = locks
         self._workers = workers
+        self._package_code = package_code
 
     async def ensure(self, artefact: Artefact, python: Interpreter, blobs: Blobs) -> str:
         """Unpack and compile a package unless it is there; return its key.
@@ -170,6 +175,8 @@ class CondaStore:
         if found is not None and found.cache_tag == wanted.cache_tag:
             yield replace(wanted, path=found.path)
             return
+        if not self._package_code:
+            raise not_available(wanted.version, await interpreters.all(), why=_NOT_STARTED)
         folder = self._tmp / f"python-{os.urandom(8).hex()}"
         try:
             for artefact in lock.artefacts:

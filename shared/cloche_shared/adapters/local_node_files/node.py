@@ -52,7 +52,10 @@ async def _disk(function: Callable[..., T], *arguments: object) -> T:
 
 
 class LocalNodeFiles:
-    """One node's folder. `close` ends its worker processes; `sharing` says who else works in it."""
+    """One node's folder. `close` ends its worker processes; `sharing` says who else works in it.
+
+    Without `package_code` no Python of a conda channel is started.
+    """
 
     def __init__(
         self,
@@ -61,6 +64,7 @@ class LocalNodeFiles:
         *,
         workers: int | None = None,
         sharing: Sharing = PRIVATE,
+        package_code: bool = True,
     ) -> None:
         self._root = root.absolute()
         self._sharing = sharing
@@ -69,7 +73,7 @@ class LocalNodeFiles:
         self._locks = Locks(self._root / "locks")
         self._store = WheelStore(self._root, self._pool, self._locks)
         self._workers = CondaWorkers(self._root / "conda", workers)
-        self._conda = CondaStore(self._root, self._pool, self._locks, self._workers)
+        self._conda = CondaStore(self._root, self._pool, self._locks, self._workers, package_code=package_code)
         self._folders = Folders(self._root / "work")
         self._made = Tidied(self._root / "tmp", remove_tree)
 
