@@ -107,6 +107,36 @@ async def test_what_another_replica_left_is_sent_while_requests_come() -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
+class CountedGets(MemoryJournal):
+    """A journal that counts which documents it is asked for."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        super().__init__(store)
+        self.asked: list[str] = []
+
+    async def get(self, key: str) -> Document | None:
+        self.asked.append(key)
+        return await super().get(key)
+
+
+async def test_the_journal_is_asked_only_for_predecessors_that_are_not_sent_with_their_successors() -> None:
+    journal, bus = CountedGets(MemoryStore()), MemoryBus()
+    documents = [document("long", seq) for seq in range(1, 101)]
+    relay = Relay(journal, bus, "/cloche/registry")
+    await relay.sweep()
+    await journal.append_many(documents)
+    missing = documents[40:43]
+    relay.offer([one for one in reversed(documents) if one not in missing])
+    async with bus.tail(["cloche.environments"], from_start=True) as tail:
+        sending = asyncio.create_task(relay.flush())
+        numbers: list[int] = []
+        while len(numbers) < len(documents):
+            numbers += [item.event.sequence for item in await tail.fetch() if item.event is not None]
+        await sending
+    assert numbers == list(range(1, 101))
+    assert journal.asked == [one.key for one in reversed(missing)]
+
+
 async def test_sending_waits_when_marks_are_far_behind() -> None:
     journal, bus = SlowMarks(MemoryStore()), MemoryBus()
     documents = [document(f"e{number:05d}", 1) for number in range(MOST_UNMARKED + 3 * BATCH)]

@@ -128,7 +128,8 @@ class Relay:
 
     async def _send_some(self) -> None:
         batch = sorted(list(self._offered.values())[:BATCH], key=lambda document: document.key)
-        ready = [document for item in batch for document in await self._with_predecessors(item)]
+        keys = {document.key for document in batch}
+        ready = [document for item in batch for document in await self._with_predecessors(item, keys)]
         unique = list({document.key: document for document in ready}.values())
         events = [event for document in unique for event in events_of(document, self._source)]
         async with asyncio.timeout(SEND_DEADLINE):
@@ -146,13 +147,16 @@ class Relay:
         for key in keys:
             self._unmarked.pop(key, None)
 
-    async def _with_predecessors(self, document: Document) -> list[Document]:
-        """Return the document behind those of its stream that are not known to be sent."""
+    async def _with_predecessors(self, document: Document, batch: set[str]) -> list[Document]:
+        """Return the document behind those of its stream that are not known to be sent, nor in the batch before it."""
         stream, seq = _place(document.key)
         chain = [document]
         while seq > 1 and self._sent.get(stream, 0) < seq - 1:
             seq -= 1
-            before = await self._journal.get(f"{stream}/{seq:0{SEQUENCE_DIGITS}d}")
+            key = f"{stream}/{seq:0{SEQUENCE_DIGITS}d}"
+            if key in batch:
+                break
+            before = await self._journal.get(key)
             if before is None or before.sent:
                 break
             chain.append(before)
