@@ -10,10 +10,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
-from pymongo.errors import BulkWriteError, DuplicateKeyError
+from pymongo.errors import BulkWriteError, DuplicateKeyError, OperationFailure
 
 from cloche_shared.adapters.mongo_documents import JOURNAL
-from cloche_shared.adapters.mongo_errors import DUPLICATE, unavailable
+from cloche_shared.adapters.mongo_errors import DUPLICATE, of_write, unavailable
+from cloche_shared.errors import ClocheError
 from cloche_shared.ports.journal import OutcomeUnknownError
 
 AT_ONCE: Final = 3
@@ -46,6 +47,12 @@ class _Stop:
 
     index: int
     error: Exception | None = None
+
+    def outcome(self, begin: int) -> Exception | int:
+        """Return what the caller hears whose rows begin there; those before the stop are written."""
+        if isinstance(self.error, ClocheError) and begin < self.index:
+            return _partly()
+        return self.error or self.index - begin
 
 
 @dataclass(slots=True, eq=False)
@@ -108,7 +115,7 @@ class Inserts:
             stop = await self._store.write(lambda: self._together(rows))
         except Exception as error:  # noqa: BLE001 - whatever it is, it is told to those who wait
             for call in calls:
-                _tell(call, error)
+                _tell(call, _own(error))
         else:
             self._answer(calls, stop)
 
@@ -137,7 +144,7 @@ class Inserts:
             if stop is None or end <= stop.index:
                 _tell(call, None)
             elif begin <= stop.index:
-                _tell(call, stop.error or stop.index - begin)
+                _tell(call, stop.outcome(begin))
             else:
                 call.is_taken = False
                 again.append(call)
@@ -167,11 +174,30 @@ def _stop_of(error: BulkWriteError) -> _Stop:
     """Return where an insert of many ended. Raises `OutcomeUnknownError` when that is not told, or not durable."""
     details = error.details or {}
     failed = details.get("writeErrors") or []
-    unknown = OutcomeUnknownError("the document store wrote only a part")
     if not failed or details.get("writeConcernErrors"):
-        raise unknown from error
-    index = int(failed[0]["index"])
-    return _Stop(index) if failed[0].get("code") == DUPLICATE else _Stop(index, unknown)
+        raise _partly() from error
+    index, code = int(failed[0]["index"]), failed[0].get("code")
+    if code == DUPLICATE:
+        return _Stop(index)
+    meant = of_write(OperationFailure(str(failed[0].get("errmsg", "")), code))
+    return _Stop(index, meant if isinstance(meant, ClocheError) else _partly())
+
+
+def _partly() -> OutcomeUnknownError:
+    return OutcomeUnknownError("the document store wrote only a part")
+
+
+def _own(error: Exception) -> Exception:
+    """Return an error like it: one that several callers raise would gather the traces of all."""
+    if isinstance(error, ClocheError):
+        told = {"why": error.why, "todo": error.todo}
+        own: Exception = type(error)(error.code, error.what, **told, violations=error.violations, extra=error.extra)
+    elif isinstance(error, OutcomeUnknownError):
+        own = OutcomeUnknownError(*error.args)
+    else:
+        own = RuntimeError(f"the insert failed: {type(error).__name__}")
+    own.__cause__ = error.__cause__ or error
+    return own
 
 
 def _tell(call: _Call, outcome: Exception | int | None) -> None:
