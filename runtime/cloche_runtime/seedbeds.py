@@ -6,11 +6,14 @@ most time for, the start of its interpreter, is done there once, and forked from
 
 import array
 import os
+import signal
 import socket
 import time
+from contextlib import suppress
 from typing import Dict, Mapping, Optional, Sequence, Tuple
 
-from cloche_runtime.spawn import reset_signals
+from cloche_runtime import procfs
+from cloche_runtime.spawn import die_with_parent, reset_signals
 
 MOST = 4
 """Warm interpreters at a time, each of about 8 MB."""
@@ -60,7 +63,7 @@ class Seedbed:
     or cannot be started. Then nothing is tried until it was not asked for for a while.
     """
 
-    __slots__ = ("identity", "is_ready", "is_tried", "last", "sock")
+    __slots__ = ("born", "identity", "is_ready", "is_tried", "last", "pid", "sock")
 
     def __init__(self, identity: Tuple[int, int], now: float) -> None:
         self.identity = identity
@@ -68,14 +71,18 @@ class Seedbed:
         self.sock: Optional[socket.socket] = None
         self.is_tried = False
         self.is_ready = False
+        self.pid = 0
+        self.born = 0
 
     def start(self, python: str) -> None:
         """Start the interpreter; what it says is heard when it is asked for again."""
         self.is_tried, self.is_ready = True, False
         self.sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.sock.setblocking(False)  # noqa: FBT003 - the socket's own signature
-        if os.fork() == 0:
+        self.pid = os.fork()
+        if self.pid == 0:
             _become(python, theirs)
+        self.born = procfs.start_time(self.pid)
         theirs.close()
 
     def raise_one(self, folder: bytes, owner: socket.socket) -> bool:
@@ -100,6 +107,13 @@ class Seedbed:
         if self.sock is not None:
             self.sock.close()
             self.sock = None
+
+    def end(self) -> None:
+        """Close our end, and kill an interpreter that does not end by that because a program stopped it."""
+        self.close()
+        if self.born and procfs.start_time(self.pid) == self.born:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
 
 
 class Seedbeds:
@@ -139,7 +153,7 @@ class Seedbeds:
         now = time.monotonic()
         for python, bed in list(self._beds.items()):
             if now - bed.last >= IDLE_S:
-                bed.close()
+                bed.end()
                 del self._beds[python]
         if not self._beds:
             return None
@@ -158,6 +172,7 @@ def _become(python: str, control: socket.socket) -> None:
     """
     try:
         os.setsid()
+        die_with_parent()
         reset_signals()
         _, writing = os.pipe()
         os.dup2(writing, 1)

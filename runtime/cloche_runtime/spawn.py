@@ -33,6 +33,11 @@ def become_subreaper() -> None:
         raise OSError(ctypes.get_errno(), "PR_SET_CHILD_SUBREAPER")
 
 
+def die_with_parent() -> None:
+    """Be killed when the parent ends, stopped or not (prctl(2)); it holds over exec, not for what is forked."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
 class Child:
     """The user's program: its pid, its output, and where its word of having begun comes from."""
 
@@ -99,7 +104,7 @@ def _become(
     is_reborn = False
     try:
         os.setsid()
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        die_with_parent()
         if os.getppid() != supervisor:
             return  # it died before the line above could bind us to it
         reset_signals()

@@ -208,6 +208,25 @@ async def test_a_killed_seedbed_is_replaced_and_its_groups_live(place: Place) ->
     assert (await process.wait()).ending == "canceled"
 
 
+@pytest.mark.parametrize("is_warm", [True, False])
+async def test_a_program_that_stops_who_started_it_holds_up_nobody(tmp_path: Path, *, is_warm: bool) -> None:
+    executor = LocalExecutor(tmp_path / "executor", patience=3.0)
+    place = Place(tmp_path, executor)
+    assert not is_warm or await place.is_warm(TRIES)
+    process = await place.begin("print('up', flush=True); import time; time.sleep(3600)")
+    await anext(aiter(process.log()))
+    starter = seedbed_of(process.pid)
+    assert ("seedbed.py" if is_warm else "nursery.py") in procfs.read(f"/proc/{starter}/cmdline").decode()
+    os.kill(starter, signal.SIGSTOP)
+    async with asyncio.timeout(60):
+        assert [(await place.run("print(1)"))[0] for _ in range(3)] == ["1\n"] * 3
+    assert await ended(starter)
+    assert procfs.stat(process.pid) is not None
+    await process.cancel(grace=0)
+    assert (await process.wait()).ending == "canceled"
+    await executor.close()
+
+
 async def test_a_killed_supervisor_takes_its_program_along(place: Place) -> None:
     assert await place.is_warm(TRIES)
     process = await place.begin("print('up', flush=True); import time; time.sleep(3600)")

@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections import defaultdict
 from pathlib import Path
+from typing import Final
 
 from cloche_runtime.seedbeds import interpreter_of
 from cloche_shared.adapters.local_executor import folder as folders
@@ -12,12 +13,19 @@ from cloche_shared.adapters.local_executor.process import LocalProcess
 from cloche_shared.errors import Conflict, Unavailable
 from cloche_shared.ports.executor import Process, ProcessSpec
 
+PATIENCE_S: Final = 20.0
+"""Seconds within which a supervisor says its first word on a machine that is very busy."""
+
 
 class LocalExecutor:
-    """Groups on this machine. `root` (0700) holds a folder for each; one executor at a time may use it."""
+    """Groups on this machine. `root` (0700) holds a folder for each; one executor at a time may use it.
 
-    def __init__(self, root: Path) -> None:
+    `patience`: seconds after which who starts supervisors is taken to be stuck, and replaced.
+    """
+
+    def __init__(self, root: Path, *, patience: float = PATIENCE_S) -> None:
         self._root = root
+        self._patience = patience
         self._nursery = Nursery()
         self._known: dict[str, LocalProcess] = {}
         self._prepared = False
@@ -86,25 +94,46 @@ class LocalExecutor:
 
     async def _begin(self, spec: ProcessSpec, folder: Path) -> LocalProcess:
         """Have a supervisor raised for a fresh folder and wait for its first word."""
-        process_id = spec.id
+        process = await self._raise(spec.id, folder, interpreter_of(spec.argv, spec.env))
+        if not await process.met() and (await process.wait()).ending == "not_started":
+            await self._discard(process, folder)
+            await asyncio.to_thread(folders.create, folder, spec)
+            process = await self._raise(spec.id, folder, "")
+        if await process.met():
+            return process
+        ended = await process.wait()
+        await self._discard(process, folder)
+        raise Unavailable(
+            "executor_unavailable",
+            f"The process {spec.id} could not be started.",
+            why=ended.detail,
+            todo="Look at the limits of this machine (processes, memory, disk) and try again.",
+        )
+
+    async def _raise(self, process_id: str, folder: Path, interpreter: str) -> LocalProcess:
+        """Ask for a supervisor. A program may stop the nursery or a warm interpreter: then both are replaced.
+
+        A supervisor that they did not come to has ended then, without a word.
+        """
         process = LocalProcess(process_id, folder)
         try:
-            process.attend(await self._nursery.fork(folder, interpreter_of(spec.argv, spec.env)))
+            process.attend(await self._nursery.fork(folder, interpreter))
         except Unavailable:
             await asyncio.to_thread(folders.remove, folder)
             raise
         self._known[process_id] = process
-        if await process.met():
-            return process
-        ended = await process.wait()
-        del self._known[process_id]
+        try:
+            async with asyncio.timeout(self._patience):
+                await process.met()
+        except TimeoutError:
+            await self._nursery.close()
+        return process
+
+    async def _discard(self, process: LocalProcess, folder: Path) -> None:
+        """Forget a group that did not begin."""
+        await process.leave()
+        self._known.pop(process.id, None)
         await asyncio.to_thread(folders.remove, folder)
-        raise Unavailable(
-            "executor_unavailable",
-            f"The process {process_id} could not be started.",
-            why=ended.detail,
-            todo="Look at the limits of this machine (processes, memory, disk) and try again.",
-        )
 
     async def _join(self, folder: Path) -> LocalProcess:
         """Attend to a group that a former owner left."""
