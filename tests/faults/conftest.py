@@ -86,11 +86,16 @@ def passed(cluster: Standing, load: Load, record: Callable[[str, object], None])
     """Wait until a cluster is well and quiet, judge its whole history and note the counts; fails with what is wrong."""
     cluster.all_ready()
     found = judged(cluster, load)
-    record(PROPERTY, json.dumps({"cluster": str(cluster.home), "counts": found.counts}))
+    noted(record, cluster, found)
     wrong = [*map(str, found.violations), *load.told.wrong]
     load.told.wrong.clear()  # the next fault is not to be held to this one's
     assert not wrong, "\n".join([found.said(), *wrong[:20]])
     return found
+
+
+def noted(record: Callable[[str, object], None], cluster: Standing, found: Judged) -> None:
+    """Note the counts of a history for the sum at the end."""
+    record(PROPERTY, json.dumps({"cluster": str(cluster.home), "counts": found.counts}))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
