@@ -42,7 +42,7 @@ async def until(true: Callable[[], bool]) -> None:
 class Tokens:
     """A platform token that may score in project `p`, and one that may in another."""
 
-    async def projects(self, token: str) -> frozenset[str]:
+    async def projects(self, token: str, *, patient: bool) -> frozenset[str]:
         return {"pt": frozenset({"p"}), "other": frozenset({"q"})}.get(token, frozenset())
 
 

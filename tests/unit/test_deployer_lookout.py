@@ -42,7 +42,7 @@ class Replica:
     async def _everywhere(self) -> list[StreamId]:
         return [self.world.stream]
 
-    async def projects(self, token: str) -> frozenset[str]:
+    async def projects(self, token: str, *, patient: bool) -> frozenset[str]:
         return frozenset({"default"}) if token == "token-of-default" else frozenset()
 
     async def key(self) -> str:

@@ -19,10 +19,12 @@ class Front:
         self.target = ServiceTarget("p", "svc", [digest("right")], None, TargetSettings())
         table.put(self.target)
         self.now = 0.0
+        self.patience: list[bool] = []
         gate = FailureGate(lambda: self.now, limit=3)
         self._app = ScoringApp(table, lambda: "id", access=self, guard=KeyGuard(gate), onward=onward)
 
-    async def projects(self, token: str) -> frozenset[str]:
+    async def projects(self, token: str, *, patient: bool) -> frozenset[str]:
+        self.patience.append(patient)
         return frozenset({"p"}) if token == "pt" else frozenset()
 
     async def status(self, key: str) -> tuple[int, str]:
@@ -55,6 +57,13 @@ async def test_wrong_keys_of_an_address_do_not_lock_right_ones_out() -> None:
     assert await front.status("pt") == (503, "service_unavailable")
     front.now += 60.0
     assert await front.status("guess") == (401, "unauthenticated")
+
+
+async def test_an_address_that_guesses_gets_no_patience_for_tokens_on_their_way() -> None:
+    front = Front()
+    for _ in range(4):
+        await front.status("guess")
+    assert front.patience == [True, True, True, False]
 
 
 class Elsewhere:

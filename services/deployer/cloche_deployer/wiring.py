@@ -46,8 +46,8 @@ class TokenAccess:
     def __init__(self, access: AccessTable) -> None:
         self._access = access
 
-    async def projects(self, token: str) -> frozenset[str]:
-        if self._access.lacks(token):
+    async def projects(self, token: str, *, patient: bool) -> frozenset[str]:
+        if patient and self._access.lacks(token):
             await self._access.catch_up(token)
         principal = self._access.authenticate(token)
         if principal is None or not principal.may(SCORING_ACTION):
@@ -64,6 +64,9 @@ class KeyGuard:
     def retry_after(self, address: str) -> int:
         wait = self._gate.wait(address)
         return int(wait) + 1 if wait else 0
+
+    def is_suspect(self, address: str) -> bool:
+        return self._gate.is_suspect(address)
 
     def failed(self, address: str) -> None:
         self._gate.failed(address)

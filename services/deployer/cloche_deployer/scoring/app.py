@@ -134,7 +134,8 @@ class ScoringApp:
         if token:
             project = exchange.fields.get(b"cloche-project")
             named = project.decode("latin-1") if project else None
-            found = await self._found(token, named, name, anew=not self._slowed(exchange))
+            patient = self._guard is None or not self._guard.is_suspect(_address(exchange))
+            found = await self._found(token, named, name, anew=not self._slowed(exchange), patient=patient)
             if found is not None:
                 return found
             self._guess_failed(exchange)
@@ -144,28 +145,33 @@ class ScoringApp:
             todo=f"Send `Authorization: Bearer <key>`; `cloche service keys {name}` shows the keys.",
         )
 
-    async def _found(self, token: str, project: str | None, name: str, *, anew: bool) -> ServiceTarget | None:
-        """Return what a token opens; with `anew` nothing is refused before a look at what others know."""
+    async def _found(
+        self, token: str, project: str | None, name: str, *, anew: bool, patient: bool
+    ) -> ServiceTarget | None:
+        """Return what a token opens; with `anew` nothing is refused before a look at what others know.
+
+        With `patient` a platform token that may be on its way is waited for.
+        """
         again = self._lookout if anew else None
         try:
-            found = await self._opened(token, project, name)
+            found = await self._opened(token, project, name, patient=patient)
         except NotFound:
             if again is None:
                 raise
             found = None
         if found is None and again is not None:
             await again.look(project, name)
-            return await self._opened(token, project, name)
+            return await self._opened(token, project, name, patient=patient)
         return found
 
-    async def _opened(self, token: str, project: str | None, name: str) -> ServiceTarget | None:
+    async def _opened(self, token: str, project: str | None, name: str, *, patient: bool) -> ServiceTarget | None:
         """Return what a token opens, as far as is known here. Raises `NotFound` where it opens other services."""
         presented = digest(token)
         targets = self._routes.lookup(project, name)
         for target in targets:
             if target.opens(presented):
                 return target
-        projects = await self._access.projects(token) if self._access is not None else frozenset()
+        projects = await self._access.projects(token, patient=patient) if self._access is not None else frozenset()
         if not projects:
             return None
         return _only(name, [t for t in targets if t.project in projects or EVERY_PROJECT in projects])

@@ -79,8 +79,11 @@ class Routes(Protocol):
 class Access(Protocol):
     """Tokens of the platform, which may score in their projects like a service's own keys."""
 
-    async def projects(self, token: str) -> frozenset[str]:
-        """Return the projects in which the token may score (`*`: in all); none when it is not known."""
+    async def projects(self, token: str, *, patient: bool) -> frozenset[str]:
+        """Return the projects in which the token may score (`*`: in all); none when it is not known.
+
+        With `patient` a token that may be on its way is waited for.
+        """
 
 
 class FailureGuard(Protocol):
@@ -88,6 +91,9 @@ class FailureGuard(Protocol):
 
     def retry_after(self, address: str) -> int:
         """Return the seconds for which that address is refused (0: it may try)."""
+
+    def is_suspect(self, address: str) -> bool:
+        """Whether so many failed that the next one is more likely a guess."""
 
     def failed(self, address: str) -> None:
         """Count one wrong credential from that address."""
