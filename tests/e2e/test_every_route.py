@@ -187,7 +187,9 @@ def test_no_header_makes_any_route_fail_or_tell_about_itself(topology: Topology,
             if path == "/api/v1/events":
                 continue
             given = [(name.encode(), text) for name, text in headers.items()]
-            content = b"{}" if (method, path) in CHANGES else None
+            # all facts of all tests are not sent again and again
+            body = b'{"dry_run": true}' if path.endswith(("/republish", "/replay")) else b"{}"
+            content = body if (method, path) in CHANGES else None
             json_type = [(b"content-type", b"application/json")] if content else []
             answer = rest.request(method, path, content=content, headers=[*given, *json_type])
             unharmed(topology, answer, (method, path, headers))
