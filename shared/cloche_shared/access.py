@@ -7,6 +7,7 @@ installation's pepper. Everything that the table does not allow is denied (secur
 import asyncio
 import contextlib
 import hmac
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ Role = Literal["viewer", "submitter", "admin"]
 PREFIX: Final = "cloche"
 SECRET_BYTES: Final = 24
 MIN_PEPPER_BYTES: Final = 20
+is_project_name: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}").fullmatch
 EVERY_PROJECT: Final = "*"
 DEFAULT_PROJECT: Final = "default"
 """The project that every installation has."""
@@ -185,7 +187,8 @@ class AccessTable:
         _, principal = self._keys.get(parts[0], ("", None))
         if principal is None:
             return True
-        return bool(project) and project not in self._projects and EVERY_PROJECT in principal.projects
+        is_new = is_project_name(project) is not None and project not in self._projects
+        return is_new and EVERY_PROJECT in principal.projects
 
     async def catch_up(self, token: str, project: str = "") -> None:
         """Wait, at most `ON_ITS_WAY_S`, as long as the table lacks something that a token may need."""

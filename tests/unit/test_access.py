@@ -242,6 +242,8 @@ async def test_a_token_and_a_project_that_are_on_their_way_are_waited_for(clock:
     table.apply(ProjectCreated(), "team")
     await waiting
     assert not table.lacks(token, "team")
+    assert table.lacks(token, "another")
+    assert not any(table.lacks(token, name) for name in ("", "../x", "\xff", "a" * 256))
     assert not table.lacks("no token")
     table.apply(ApiKeyRevoked(key_id=key.key_id))
     assert not table.lacks(token)

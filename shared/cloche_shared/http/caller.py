@@ -5,7 +5,6 @@
 Every route of the API names its action this way; `create_app` refuses an app with one that does not.
 """
 
-import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final, cast
@@ -15,13 +14,12 @@ from fastapi.openapi.models import HTTPBearer as HTTPBearerModel
 from fastapi.params import Depends as Dependency
 from fastapi.security.base import SecurityBase
 
-from cloche_shared.access import ACTIONS, DEFAULT_PROJECT, EVERY_PROJECT, Principal
+from cloche_shared.access import ACTIONS, DEFAULT_PROJECT, EVERY_PROJECT, Principal, is_project_name
 from cloche_shared.errors import Forbidden, Internal, Invalid, NotFound
 from cloche_shared.http.exchange import Exchange, exchange_of
 from cloche_shared.journal.commit import Actor, Origin
 
 HEADER: Final = "cloche-project"
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}").fullmatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +64,7 @@ def choose_project(principal: Principal, header: str | None, known: Collection[s
         raise Invalid(
             "project_required", "The token opens several projects.", todo="Name one in the header Cloche-Project."
         )
-    if not _NAME(header):
+    if not is_project_name(header):
         raise Invalid("invalid_name", "The header Cloche-Project does not hold a project's name.")
     if header in principal.projects or (EVERY_PROJECT in principal.projects and header in known):
         return header
