@@ -15,11 +15,14 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 SERVERS = ("cloche._embedded", "cloche_registry", "cloche_builder", "cloche_runner", "cloche_deployer")
 GENTLE = 30.0
 """Seconds that servers have to end by themselves."""
+AFTERWARDS = 5.0
+"""Seconds that what was a child of a server has to notice that its server ended."""
 
 
 def main(root: Path) -> None:
@@ -50,19 +53,24 @@ def is_server(pid: int) -> bool:
 
 def settled(homes: Path) -> list[str]:
     """Wait for the servers, then end everything else; return the command lines of what had to be ended."""
-    end = time.monotonic() + GENTLE
-    while any(is_server(pid) for pid in processes_of(homes)) and time.monotonic() < end:
-        time.sleep(0.05)
+    wait_until(lambda: not any(is_server(pid) for pid in processes_of(homes)), GENTLE)
+    wait_until(lambda: not processes_of(homes), AFTERWARDS)
     left = []
     for _ in range(20):
         found = processes_of(homes)
         if not found:
             break
         for pid in found:
-            left.append(command(pid))
+            left.append(command(pid) or f"process {pid}, which has no command line, in state {state(pid)}")
             signal_to(pid, signal.SIGKILL)
         time.sleep(0.1)
     return sorted(set(left))
+
+
+def wait_until(holds: Callable[[], bool], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not holds() and time.monotonic() < end:
+        time.sleep(0.05)
 
 
 def processes_of(folder: Path) -> list[int]:
