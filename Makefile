@@ -61,7 +61,7 @@ integration: $(VENV)/.dev  ## real processes, files and sockets
 
 e2e: $(VENV)/.dev  ## the behaviour suite, delayed by 2 s, and on four services; of these the main job with three replicas and delayed
 	$(BIN)/python -m pytest -q -n 8 tests/e2e
-	CLOCHE_TEST_DELAY=2 $(BIN)/python -m pytest -q -n 8 tests/e2e -m "not slow" --ignore=tests/e2e/test_republish.py --deselect=tests/e2e/test_definitions.py::test_an_environment_in_use_is_kept_until_its_run_ended
+	CLOCHE_TEST_DELAY=2 $(BIN)/python -m pytest -q -n 8 tests/e2e -m "not slow"
 	CLOCHE_TEST_TOPOLOGY=cluster $(BIN)/python -m pytest -q -n 6 tests/e2e -m "not slow and not direct"
 	CLOCHE_TEST_TOPOLOGY=cluster CLOCHE_TEST_REPLICAS=3 $(BIN)/python -m pytest -q -n 4 tests/e2e -m main_job
 	CLOCHE_TEST_TOPOLOGY=cluster CLOCHE_TEST_DELAY=2 $(BIN)/python -m pytest -q -n 8 tests/e2e -m main_job

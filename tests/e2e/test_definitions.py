@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cloche import Client, ClocheError
-from tests.e2e.steps import Names, Scripts, completed, submit
+from tests.e2e.steps import Names, Scripts, completed, reaches, submit
 from tests.e2e.topology import Topology, eventually
 
 CONDA = """\
@@ -84,6 +84,7 @@ def test_an_environment_in_use_is_kept_until_its_run_ended(
     with pytest.raises(ClocheError) as caught:
         client.environments.delete(name)
     assert (caught.value.code, caught.value.extra["uses"][0]["id"]) == ("environment_in_use", run.id)
+    reaches(client, run, "Running")
     client.runs.cancel(run.id)
     eventually(lambda: not client.environments.uses(name), "nothing uses it")
     eventually(lambda: client.environments.uses(name, ended=True), "it is history")

@@ -2,22 +2,28 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from cloche import Client
 from tests.e2e.problems import said
 from tests.e2e.steps import completed
-from tests.e2e.topology import Topology
+from tests.e2e.topology import Topology, eventually
 
 HELLO = "print('hello')\n"
 
 
 def facts(client: Client, run_id: str) -> list[str]:
-    """Return the ids of a run's own facts, each once, as they came first."""
+    """Return the ids of an ended run's own facts, each once, as they came first; waits for the last one."""
     stream = f"run/default/{run_id}"
-    found = client.events(follow=False, from_start=True, subject=stream)
-    return list(dict.fromkeys(event.id for event in found if event.id.startswith(f"{stream}/")))
+
+    def found() -> list[str] | None:
+        events = [one for one in client.events(follow=False, from_start=True, subject=stream) if one.subject == stream]
+        own = dict.fromkeys(one.id for one in events if one.id.startswith(f"{stream}/"))
+        return list(own) if any(one.name == "RunCompleted" for one in events) else None
+
+    return cast("list[str]", eventually(found, "the last fact of the run is there"))
 
 
 def test_a_runs_facts_are_republished_with_their_ids_and_change_nothing(
