@@ -75,12 +75,42 @@ func create(o options) error {
 	if err := run(programs+"initdb", arguments...); err != nil {
 		return err
 	}
-	single := exec.Command(programs+"postgres", "--single", "-D", folder, "postgres")
-	single.Stdin = strings.NewReader("CREATE DATABASE " + database + "\n")
-	if output, err := single.CombinedOutput(); err != nil {
-		return fmt.Errorf("create database: %w: %s", err, output)
+	if err := single(folder, "postgres", "CREATE DATABASE "+database+";"); err != nil {
+		return err
+	}
+	if err := single(folder, database, keyIndexes...); err != nil {
+		return err
 	}
 	return os.WriteFile(marker, nil, 0o600)
+}
+
+// keyIndexes give every collection what MongoDB has by itself and FerretDB lacks: an index that serves `_id = ...`.
+var keyIndexes = []string{`
+CREATE FUNCTION key_index() RETURNS event_trigger LANGUAGE plpgsql AS $$
+DECLARE made record;
+BEGIN
+  FOR made IN SELECT objid, object_identity FROM pg_event_trigger_ddl_commands() WHERE command_tag = 'CREATE TABLE' LOOP
+    IF EXISTS (SELECT 1 FROM pg_attribute WHERE attrelid = made.objid AND attname = '_jsonb')
+        AND made.object_identity NOT LIKE '%\_ferretdb\_%' THEN
+      EXECUTE format('CREATE INDEX ON %s USING gin ((_jsonb->''_id'') jsonb_path_ops) WITH (fastupdate=off)',
+        made.object_identity);
+    END IF;
+  END LOOP;
+END $$;`, `
+CREATE EVENT TRIGGER key_index ON ddl_command_end WHEN TAG IN ('CREATE TABLE') EXECUTE FUNCTION key_index();`}
+
+// single runs statements while no server runs. With -j a statement ends at a semicolon before an empty line.
+func single(folder, database string, statements ...string) error {
+	server := exec.Command(programs+"postgres", "--single", "-j", "-D", folder, database)
+	server.Stdin = strings.NewReader(strings.Join(statements, "\n\n") + "\n\n")
+	output, err := server.CombinedOutput()
+	if err == nil && strings.Contains(string(output), "ERROR:") {
+		err = errors.New("a statement failed")
+	}
+	if err != nil {
+		return fmt.Errorf("%s in %s: %w: %s", statements, database, err, output)
+	}
+	return nil
 }
 
 func superuser(o options) string {
@@ -97,8 +127,22 @@ func run(program string, arguments ...string) error {
 	return nil
 }
 
-// serve starts PostgreSQL on a Unix socket only; it logs warnings and worse.
+// forget removes what a killed server left as signs of life: in a container its process number is soon another's.
+func forget(o options) error {
+	for _, file := range []string{filepath.Join(o.data, "postgresql", "postmaster.pid"), sockets + "/.s.PGSQL.5432.lock"} {
+		if err := os.Remove(file); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// serve starts PostgreSQL on a Unix socket only; it logs warnings and worse. Nothing else of this container serves
+// the folder, and no other container may.
 func serve(o options) (*exec.Cmd, error) {
+	if err := forget(o); err != nil {
+		return nil, err
+	}
 	server := exec.Command(programs+"postgres", "-D", filepath.Join(o.data, "postgresql"),
 		"-c", "listen_addresses=", "-c", "unix_socket_directories="+sockets, "-c", "max_connections=300")
 	server.Stdout, server.Stderr = os.Stdout, os.Stderr
