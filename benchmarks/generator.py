@@ -6,6 +6,7 @@ Reads a plan as JSON from standard input and prints what it saw as JSON. It send
 import asyncio
 import ipaddress
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -175,4 +176,6 @@ def load(plan: Plan) -> Seen:
 
 if __name__ == "__main__":
     found = uvloop.run(_load(Plan(**json.loads(sys.stdin.buffer.read()))))
-    sys.stdout.write(json.dumps(asdict(found)))
+    left = json.dumps(asdict(found)).encode()
+    while left:  # after uvloop, a full pipe takes a part, and `sys.stdout` drops the rest
+        left = left[os.write(sys.stdout.fileno(), left) :]
