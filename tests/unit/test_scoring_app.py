@@ -72,9 +72,10 @@ class Elsewhere:
     def __init__(self) -> None:
         self.asked: list[tuple[str, bytes]] = []
 
-    async def pass_on(self, exchange: Exchange, target: ServiceTarget, body: bytes) -> None:
+    async def pass_on(self, exchange: Exchange, target: ServiceTarget, body: bytes) -> bool:
         self.asked.append((target.node, body))
         await exchange.answer(200, b'{"code": "from there"}', ())
+        return True
 
 
 async def test_what_another_node_serves_is_answered_there_once_the_key_is_right() -> None:

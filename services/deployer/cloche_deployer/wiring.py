@@ -134,7 +134,7 @@ class Deployer:
             platform.random.uuid7,
             access=TokenAccess(platform.access),
             guard=KeyGuard(gate),
-            onward=PeerOnward(extras.elsewhere) if extras.elsewhere is not None else None,
+            onward=self._onward(),
             lookout=self._lookout,
         )
         self._denials = Denials(writer, platform.clock.monotonic, "deployer")
@@ -147,6 +147,10 @@ class Deployer:
             figures=self.driver.figures,
             finished=self._denials.note,
         )
+
+    def _onward(self) -> PeerOnward | None:
+        elsewhere, lookout = self._extras.elsewhere, self._lookout
+        return PeerOnward(elsewhere, lookout) if elsewhere is not None and lookout is not None else None
 
     @property
     def name(self) -> str:

@@ -108,9 +108,7 @@ class ScoringApp:
             exchange.origins = target.settings.origins
             if self._lookout is not None and _is_behind(target, exchange):
                 await self._lookout.look(target.project, target.name)
-            if target.pool is None and target.node and self._onward is not None:
-                await self._onward.pass_on(exchange, target, await exchange.read(target.settings.max_body, self._reads))
-            else:
+            if not (target.is_elsewhere and await self._passed_on(exchange, target)):
                 await self._act(exchange, target, action)
         except IdTooLong as error:
             await exchange.message(431, str(error))
@@ -118,6 +116,13 @@ class ScoringApp:
             await exchange.problem(error)
         except ConnectionError:
             return
+
+    async def _passed_on(self, exchange: Exchange, target: ServiceTarget) -> bool:
+        """Have another node answer; false when this replica is to answer after all."""
+        if self._onward is None:
+            return False
+        body = await exchange.read(target.settings.max_body, self._reads)
+        return await self._onward.pass_on(exchange, target, body)
 
     async def _act(self, exchange: Exchange, target: ServiceTarget, action: str) -> None:
         if action == "score":
@@ -198,6 +203,8 @@ class ScoringApp:
             return
         _check_room(_serving(target))
         body = await exchange.read(target.settings.max_body, self._reads)
+        if target.is_elsewhere and await self._passed_on(exchange, target):
+            return  # it moved while the body came
         pool = _serving(target)
         if method == "OPTIONS" and not pool.any_method:
             await exchange.answer(200, b"", (JSON, NOT_FAILED))

@@ -79,7 +79,7 @@ class Reads:
 class Exchange:
     """The request's watched fields, and the ways to answer it."""
 
-    __slots__ = ("fields", "ids", "origins", "receive", "scope", "send", "whole")
+    __slots__ = ("_body", "fields", "ids", "origins", "receive", "scope", "send", "whole")
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope = scope
@@ -89,6 +89,7 @@ class Exchange:
         self.ids: RequestIds | None = None
         self.origins: tuple[str, ...] = ()
         self.whole = False
+        self._body = b""
 
     async def gone(self) -> None:
         """Wait until the client has left."""
@@ -96,7 +97,9 @@ class Exchange:
             pass
 
     async def read(self, limit: int, reads: Reads) -> bytes:
-        """Return the whole body. Raises `TooLarge` for what is over `limit`, `BodyTimeout`."""
+        """Return the whole body, also again. Raises `TooLarge` for what is over `limit`, `BodyTimeout`."""
+        if self.whole:
+            return self._body
         fields = self.fields
         length = fields.get(b"content-length")
         if length is not None and length.isdigit() and int(length) > limit:
@@ -114,7 +117,8 @@ class Exchange:
             if size > limit:
                 raise _too_large(limit)
             if self.whole:
-                return chunk if len(chunks) == 1 else b"".join(chunks)
+                self._body = chunk if len(chunks) == 1 else b"".join(chunks)
+                return self._body
 
     async def discard(self) -> None:
         """Read some of a refused body, so that an ordinary client sees our answer and not a reset."""

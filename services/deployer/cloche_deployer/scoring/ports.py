@@ -109,5 +109,8 @@ class Lookout(Protocol):
 class Onward(Protocol):
     """The way to the replica that drives another node."""
 
-    async def pass_on(self, exchange: "Exchange", target: "ServiceTarget", body: bytes) -> None:
-        """Have a request answered at the target's node and send that answer. Raises `Unavailable`."""
+    async def pass_on(self, exchange: "Exchange", target: "ServiceTarget", body: bytes) -> bool:
+        """Have a request answered at the target's node and send that answer, wherever it moves meanwhile.
+
+        Returns false, with nothing sent, when the service is here by now. Raises `Unavailable`.
+        """

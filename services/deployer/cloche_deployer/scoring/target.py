@@ -51,6 +51,11 @@ class ServiceTarget:
         self.settings = settings
         self._digests = tuple(digests)
 
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether another node answers."""
+        return self.pool is None and self.node != ""
+
     def opens(self, presented: bytes) -> bool:
         """Whether the digest of a presented key is one of the service's; in constant time."""
         found = False
