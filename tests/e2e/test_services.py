@@ -194,6 +194,7 @@ def test_several_models_lie_by_name_and_version(client: Client, unique: Names, s
     service.delete()
 
 
+@pytest.mark.main_job
 def test_an_update_to_a_new_model_version_drops_no_request(
     topology: Topology, client: Client, unique: Names, script: Scripts, tmp_path: Path
 ) -> None:
