@@ -1,16 +1,12 @@
 """Operations on environments besides registering: check, difference, clone, history, uses."""
 
-import tomllib
-from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Any
 
+from cloche import _locks as locks
 from cloche._calls import Call, Operation, send
-from cloche._errors import NotFound
-from cloche._operations import listed, path_of, views
-from cloche._views import Build, Check, Difference, Environment
-
-LOOKED_THROUGH: Final = 500
-"""Builds that are looked through for the locks of two versions."""
+from cloche._operations import listed, path_of
+from cloche._views import Check, Difference, Environment
 
 
 def check(definition: Mapping[str, object] | None, requirements: str | None, name: str | None) -> Operation[Check]:
@@ -34,44 +30,10 @@ def diff(name: str, version: str | None, base: str | None, base_name: str | None
     query = {"version": version, "base": base, "base_name": base_name}
     answer = yield from send(Call("GET", path_of("environments", name, "diff"), query=query))
     found = Difference.model_validate(answer.json())
-    before = yield from _locked(found.base.definition_hash)
-    after = yield from _locked(found.other.definition_hash)
-    packages = None if before is None or after is None else list(_packages(before, after))
+    before = yield from locks.locked(found.base.definition_hash)
+    after = yield from locks.locked(found.other.definition_hash)
+    packages = None if before is None or after is None else list(locks.between(before, after))
     return Difference.model_validate({**found.model_dump(), "packages": packages})
-
-
-def _locked(definition_hash: str) -> Operation[dict[str, str] | None]:
-    """Return the packages of the newest lock of a definition, by name; None where there is none."""
-    builds = yield from views(Build, "builds", limit=LOOKED_THROUGH)
-    for build in builds:
-        extra = build.model_extra or {}
-        if build.status == "Completed" and extra.get("definition_hash") == definition_hash:
-            return (yield from _lock(build.id))
-    return None
-
-
-def _lock(build_id: str) -> Operation[dict[str, str] | None]:
-    try:
-        answer = yield from send(Call("GET", path_of("builds", build_id, "lock")))
-    except NotFound:
-        return None
-    return packages_of(answer.body.decode())
-
-
-def packages_of(text: str) -> dict[str, str] | None:
-    """Return the packages of a `pylock.toml` with their versions; None for a lock of another format."""
-    try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError:
-        return None
-    found = table.get("packages", [])
-    return {str(one["name"]): str(one.get("version", "")) for one in found if isinstance(one, dict) and "name" in one}
-
-
-def _packages(before: Mapping[str, str], after: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    for name in sorted({*before, *after}):
-        if before.get(name) != after.get(name):
-            yield {"name": name, "before": before.get(name), "after": after.get(name)}
 
 
 def history(name: str, limit: int | None) -> Operation[list[dict[str, Any]]]:

@@ -8,9 +8,10 @@ from urllib.parse import quote
 
 from cloche import _again as again
 from cloche import _life as life
+from cloche import _locks as locks
 from cloche import _operations as ops
 from cloche import _views
-from cloche._calls import Call, Operation, fetch, send, snapshot_of
+from cloche._calls import Call, Operation, fetch, snapshot_of
 from cloche._config import find_endpoint, kept_positions
 from cloche._faces import operation, stream
 from cloche._files import DigestCache, Snapshot, requirements_text, safe_join
@@ -191,6 +192,51 @@ class Environments(Resource):
         """Return the runs, services and models that use an environment; with `ended` the runs that did."""
         return life.uses(name, limit, ended=ended)
 
+    @operation
+    def lock(self, environment: str | Mapping[str, object], *, timeout: float | None = None) -> Operation[str]:
+        """Return the lock (`pylock.toml`, or `pixi.lock` with conda packages), building first if need be.
+
+        Raises `Failed` with what is wrong where that fails, here and in `refresh` and `drift`; `TimeoutError`.
+        """
+        return locks.lock(environment, timeout)
+
+    @operation
+    def refresh(
+        self, environment: str | Mapping[str, object], *, timeout: float | None = None
+    ) -> Operation[_views.LockChanges]:
+        """Solve again, so that open versions may move, and return what changed. What has the old lock keeps it."""
+        return locks.refresh(environment, timeout)
+
+    @operation
+    def drift(
+        self, environment: str | Mapping[str, object], *, timeout: float | None = None
+    ) -> Operation[_views.Drift]:
+        """Return what a refresh would change; nothing is changed."""
+        return locks.drift(environment, timeout)
+
+    @operation
+    def explain(
+        self, environment: str | Mapping[str, object], *, timeout: float | None = None
+    ) -> Operation[_views.Explanation]:
+        """Return what a build would do and why: reuse a lock, fetch its files again, or make one."""
+        return locks.explain(environment, timeout)
+
+    @operation
+    def build_of(
+        self, name: str, version: str | int | None = None, label: str | None = None
+    ) -> Operation[_views.Build | None]:
+        """Return the project's build of a version; None where it was never built."""
+        number = None if version is None else str(version)
+        found = yield from ops.get(_views.Environment, "environments", name, version=number, label=label)
+        return (yield from locks.build_of(found))
+
+    @operation
+    def log(self, name: str, version: str | int | None = None, label: str | None = None) -> Operation[str]:
+        """Return the log of a version's newest build. Raises `NotFound` (`build_not_found`)."""
+        number = None if version is None else str(version)
+        found = yield from ops.get(_views.Environment, "environments", name, version=number, label=label)
+        return (yield from locks.log(found))
+
 
 class Builds(Resource):
     """Builds of environments."""
@@ -221,10 +267,17 @@ class Builds(Resource):
         return Stream(ops.path_of("builds", build_id, "log"), lambda event: event.data + "\n", follow=follow)
 
     @operation
-    def lock(self, build_id: str) -> Operation[str]:
-        """Return the lock: `pylock.toml` (PEP 751), or `pixi.lock` where conda packages are part of it."""
-        answer = yield from send(Call("GET", ops.path_of("builds", build_id, "lock")))
-        return answer.body.decode()
+    def lock(self, build_id: str, digest: str | None = None) -> Operation[str]:
+        """Return the lock: `pylock.toml` (PEP 751), or `pixi.lock` where conda packages are part of it.
+
+        An older one of the build by its `digest`; the build's `locks` names them.
+        """
+        return locks.lock_text(build_id, digest)
+
+    @operation
+    def changes(self, build_id: str) -> Operation[_views.LockChanges]:
+        """Return what differs between a build's lock and the one before it."""
+        return locks.changes(build_id)
 
 
 class Models(Resource):

@@ -55,9 +55,10 @@ class Change(View):
 
 
 class PackageChange(View):
-    """A package that two locks have in different versions; None: not at all."""
+    """A package that two locks have in different versions; None: not at all. `kind` is `pip` or `conda`."""
 
     name: str
+    kind: str = "pip"
     before: str | None = None
     after: str | None = None
 
@@ -78,6 +79,50 @@ class Difference(View):
     same_hash: bool
     changes: list[Change] = []
     packages: list[PackageChange] | None = None
+
+
+class LockSide(View):
+    """One of two locks; empty where there is none."""
+
+    digest: str = ""
+    python: str = ""
+
+
+class LockChanges(View):
+    """What differs between two locks of one definition."""
+
+    before: LockSide
+    after: LockSide
+    packages: list[PackageChange] = []
+
+
+class Drift(LockChanges):
+    """What a refresh would change; `after` is only foreseen and has no digest."""
+
+    environment: str = ""
+
+    @property
+    def drifted(self) -> bool:
+        """Whether a refresh would change anything."""
+        return bool(self.packages) or self.before.python != self.after.python
+
+
+class Explanation(View):
+    """What a build would do (`reuse`, `restore`, `build`, `join`), and why."""
+
+    action: str
+    reason: str = ""
+    text: str = ""
+    shared: bool = False
+    scope_text: str = ""
+    build_id: str = ""
+    definition_hash: str = ""
+    lock_digest: str = ""
+    artefacts: int = 0
+    bytes: int = 0
+    missing: int = 0
+    steps: list[str] = []
+    environment: str = ""
 
 
 class Used(View):

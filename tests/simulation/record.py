@@ -180,7 +180,7 @@ class Pending:
             self.runs.pop(subject, None)
         elif name == "BuildSubmitted":
             self.requests[subject] = None
-        elif name in {"BuildCompleted", "BuildFailed"}:
+        elif name in {"BuildCompleted", "BuildExplained", "BuildFailed"}:
             self.requests.pop(subject, None)
         elif name == "ResourcesAllocated":
             self.held[subject, data["holder"]] = None

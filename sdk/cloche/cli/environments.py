@@ -9,7 +9,7 @@ import typer
 from cloche._errors import Invalid, NotFound
 from cloche._imports import read_file
 from cloche._views import Environment
-from cloche.cli import builds, definitions
+from cloche.cli import builds, definitions, locks
 from cloche.cli.options import command
 from cloche.cli.parsing import parse_pairs, parse_reference
 from cloche.cli.session import Session
@@ -34,6 +34,7 @@ def install(app: typer.Typer) -> None:
     command(env, "archive", archive)
     command(env, "restore", restore)
     command(env, "delete", delete)
+    locks.install(env)
     definitions.install(env)
     app.add_typer(env, name="env")
 

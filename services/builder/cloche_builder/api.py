@@ -2,19 +2,20 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
+import orjson
 from fastapi import APIRouter, Header, Path, Query, Request
 from fastapi.responses import PlainTextResponse, StreamingResponse
-from pydantic import Field
+from pydantic import BaseModel, Field, StringConstraints, model_validator
 from starlette.responses import Response
 
 from cloche_builder.handlers import Requests
 from cloche_builder.ports import LogPiece
-from cloche_builder.reading import Follower, Reader
+from cloche_builder.reading import Follower, Found, Reader, no_lock
 from cloche_builder.shown import LIST, SHOWN, BuildView
-from cloche_shared.contracts.common import Strict
-from cloche_shared.contracts.facts import BuildSubmitted, Target
+from cloche_shared.contracts.common import Digest, Strict
+from cloche_shared.contracts.facts import BuildSubmitted, Purpose, Target
 from cloche_shared.contracts.references import Environment
 from cloche_shared.errors import Invalid
 from cloche_shared.http.caller import Caller, may
@@ -30,12 +31,14 @@ from cloche_shared.http.strict_json import Json
 from cloche_shared.ports.platform import Random
 from cloche_shared.ports.views import Views
 from cloche_shared.store.inline import checked_references
+from cloche_shared.store.packages import Packages, package_changes
 
 Writes = Annotated[Caller, may("builds.write")]
 Reads = Annotated[Caller, may("builds.read")]
 BuildId = Annotated[
     str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$", description="The id of a request or of a build.")
 ]
+DefinitionHash = Annotated[str, StringConstraints(pattern=r"^e1:[0-9a-f]{64}$")]
 EVENTS = "text/event-stream"
 _LOG: dict[int | str, dict[str, object]] = {
     200: {"content": {"text/plain": {}, EVENTS: {}, BYTES: {}}, "description": "The log, or its lines as events."}
@@ -43,11 +46,46 @@ _LOG: dict[int | str, dict[str, object]] = {
 
 
 class BuildBody(Strict):
-    """What is to be built. `refresh` solves again, so that unpinned packages may move; the old lock is kept."""
+    """What is to be built. `refresh` solves again, so that unpinned packages may move; the old lock is kept.
+
+    `purpose`: `build` it, say what a refresh would change (`drift`), or say what a build would do and why
+    (`explain`); the latter two change nothing.
+    """
 
     environment: Environment
     target: Target = "process"
     refresh: bool = Field(default=False, description="Make another lock.")
+    purpose: Purpose = "build"
+
+    @model_validator(mode="after")
+    def _one_wish(self) -> "BuildBody":
+        if self.refresh and self.purpose != "build":
+            raise ValueError("a refresh is a build; drift and explain change nothing")
+        return self
+
+
+class SideView(BaseModel):
+    """One of two locks; `digest` and `python` are empty where there was none."""
+
+    digest: str
+    python: str
+
+
+class PackageChangeView(BaseModel):
+    """A package that came, went or changed; null: not there. A hash is shown where the version is the same."""
+
+    kind: Literal["conda", "pip"]
+    name: str
+    before: str | None
+    after: str | None
+
+
+class LockChangesView(BaseModel):
+    """What differs between two locks of one definition; of a drift `after` is only foreseen, and has no digest."""
+
+    before: SideView
+    after: SideView
+    packages: list[PackageChangeView]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +120,7 @@ def make_router(parts: ApiParts) -> APIRouter:
     _add_show(routes, parts)
     _add_log(routes, parts)
     _add_lock(routes, parts)
+    _add_packages(routes, parts)
     return routes
 
 
@@ -101,7 +140,7 @@ def _add_submit(routes: APIRouter, parts: ApiParts) -> None:
         key = once.request_id(caller.project)
         request_id = key or parts.random.uuid7()
         references = checked_references(body.environment)
-        wanted = BuildSubmitted(references=references, target=body.target, refresh=body.refresh)
+        wanted = BuildSubmitted(references=references, target=body.target, refresh=body.refresh, purpose=body.purpose)
         changed = await parts.requests.submit(
             caller.project, request_id, wanted, caller.origin(request_id=key), fingerprint=once.fingerprint
         )
@@ -120,7 +159,18 @@ def _add_list(routes: APIRouter, parts: ApiParts) -> None:
         dependencies=[views_caught_up(parts.installation, parts.views, {"buildrequest": LIST})],
         summary="List the builds that the project asked for, newest first",
     )
-    async def show_all(caller: Reads, paging: Paging) -> Reply:
+    async def show_all(
+        caller: Reads,
+        paging: Paging,
+        *,
+        definition_hash: Annotated[
+            DefinitionHash | None, Query(description="Only builds of the definition with this hash.")
+        ] = None,
+    ) -> Reply:
+        if definition_hash is not None:
+            found = await parts.reader.named(definition_hash, caller.project)
+            items = [one.model_dump(mode="json") for one in found]
+            return Reply(orjson.dumps({"items": items, "next_page_token": None}))
         rows = await parts.views.page(
             LIST, caller.project, facet=SHOWN, after=paging.after, limit=paging.limit + 1, descending=True
         )
@@ -198,6 +248,7 @@ async def _events(
     yield ServerEvent(found.shown(project).model_dump_json(), event="end")
 
 
+WhichLock = Annotated[Digest | None, Query(description="An older lock of the build; the newest if left out.")]
 LOCK_TEXT = "The pylock.toml (PEP 751); where conda packages are part of it, the pixi.lock of everything."
 
 
@@ -208,7 +259,39 @@ def _add_lock(routes: APIRouter, parts: ApiParts) -> None:
         responses={200: {"content": {"text/plain": {}}, "description": LOCK_TEXT}},
         summary="Read the lock of a build",
     )
-    async def lock(build_id: BuildId, caller: Reads) -> Response:
+    async def lock(build_id: BuildId, caller: Reads, digest: WhichLock = None) -> Response:
         found = await parts.reader.find(build_id, caller.project)
-        lock = await parts.reader.lock(found)
+        lock = await parts.reader.lock(found, digest or "")
         return PlainTextResponse(lock.pixi_lock or lock.pylock)
+
+
+def _add_packages(routes: APIRouter, parts: ApiParts) -> None:
+    @routes.get("/{build_id}/packages", response_model=Packages, summary="List the packages of a lock")
+    async def packages(build_id: BuildId, caller: Reads, digest: WhichLock = None) -> Reply:
+        found = await parts.reader.find(build_id, caller.project)
+        chosen = found.lock_digest(digest or "")
+        if not chosen:
+            raise no_lock()
+        return Reply(await parts.reader.packages(found, chosen))
+
+    @routes.get(
+        "/{build_id}/changes",
+        response_model=LockChangesView,
+        summary="Show what differs from the lock before, or what a refresh would change",
+    )
+    async def changes(build_id: BuildId, caller: Reads) -> Reply:
+        found = await parts.reader.find(build_id, caller.project)
+        before, after = await parts.reader.changes(found)
+        return Reply(_changes_shown(found, before, after))
+
+
+def _changes_shown(found: Found, before: Packages | None, after: Packages) -> LockChangesView:
+    changed = [
+        PackageChangeView(kind=one.kind, name=one.name, before=one.before, after=one.after)
+        for one in package_changes(before, after)
+    ]
+    return LockChangesView(
+        before=SideView(digest=found.base, python=before.python if before else ""),
+        after=SideView(digest=found.lock_digest(found.outcome), python=after.python),
+        packages=changed,
+    )

@@ -123,7 +123,7 @@ class Inbox:
 
 
 def build_rows(stream: StreamId, build: Build, seq: int) -> Sequence[Row]:
-    """Return a build's rows: one in the list of each project that asked, one for builders."""
+    """Return a build's rows: one in the list of each project that asked (none of outlooks), one for builders."""
     rows = [
         Row(
             LIST,
@@ -132,7 +132,7 @@ def build_rows(stream: StreamId, build: Build, seq: int) -> Sequence[Row]:
             seq,
             asker.at or build.created_at,
             orjson.dumps(build_shown(stream, build, asker.project).model_dump(mode="json")),
-            SHOWN,
+            HIDDEN if build.outlook else SHOWN,
         )
         for asker in build.askers
     ]
@@ -143,5 +143,5 @@ def build_rows(stream: StreamId, build: Build, seq: int) -> Sequence[Row]:
 def request_rows(stream: StreamId, state: BuildRequest, seq: int) -> Sequence[Row]:
     """Return a request's row: it is listed until its build is."""
     body = orjson.dumps(request_shown(stream, state, None).model_dump(mode="json"))
-    facet = HIDDEN if state.build_id else SHOWN
+    facet = HIDDEN if state.build_id or state.purpose != "build" else SHOWN
     return [Row(LIST, stream.project, stream.id, seq, state.created_at, body, facet)]

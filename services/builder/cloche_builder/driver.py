@@ -291,10 +291,13 @@ class Driver:
 def _job(stream: StreamId, build: Build, claim: Claim) -> Job:
     if build.definition is None:
         raise Internal("build_without_definition", "The build's definition is not known.")
-    return Job(stream.project, build.definition_hash, build.definition, "" if claim.solves else build.lock_digest)
+    lock = "" if claim.solves else build.lock_digest
+    return Job(stream.project, build.definition_hash, build.definition, lock, outlook=build.outlook)
 
 
 def _last_line(result: Made | Problem, seconds: float) -> str:
+    if isinstance(result, Made) and result.outlook:
+        return f"Foresaw {result.artefacts} packages in {seconds:.1f} s; nothing was changed"
     if isinstance(result, Made):
         return f"Built {result.lock_digest}: {result.artefacts} artefacts, {result.bytes} bytes, in {seconds:.1f} s"
     return " ".join(part for part in (f"Failed ({result.code}):", result.message, result.todo) if part)

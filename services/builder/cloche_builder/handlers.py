@@ -9,12 +9,21 @@ from datetime import timedelta
 from cloche_builder.domain import builds as build_domain
 from cloche_builder.domain import requests as request_domain
 from cloche_builder.domain.builds import Ask, Build, Waiter
-from cloche_builder.domain.names import KIND, build_definition, build_key, scope_of, shown_id
+from cloche_builder.domain.explaining import Subject, explain
+from cloche_builder.domain.names import (
+    KIND,
+    PUBLIC,
+    build_definition,
+    build_key,
+    own_reason,
+    scope_of,
+    shown_id,
+)
 from cloche_builder.domain.requests import BuildRequest
 from cloche_builder.settings import BuilderSettings
 from cloche_builder.signals import Signals
 from cloche_shared.contracts.definition import Lock
-from cloche_shared.contracts.facts import BuildSubmitted, ImageProvided, ImageRefused, Target
+from cloche_shared.contracts.facts import BuildSubmitted, Explanation, ImageProvided, ImageRefused, Target
 from cloche_shared.contracts.references import Problem, ResolvedEnvironment
 from cloche_shared.errors import Invalid, NotFound
 from cloche_shared.journal.commit import Actor, Origin, StreamId
@@ -41,6 +50,7 @@ class Question:
     target: Target = "process"
     refresh: bool = False
     insists: bool = False
+    outlook: bool = False
 
     @property
     def origin(self) -> Origin:
@@ -93,12 +103,50 @@ class Builds:
         scope = scope_of(
             definition, question.project, settings.public, settings.default_index, settings.public_channels
         )
-        key = build_key(question.environment.definition_hash, question.target, settings.platform)
+        key = build_key(
+            question.environment.definition_hash, question.target, settings.platform, outlook=question.outlook
+        )
         return StreamId(KIND, scope, key)
 
-    def named(self, environment: ResolvedEnvironment, project: str, target: Target) -> StreamId:
+    def named(
+        self, environment: ResolvedEnvironment, project: str, target: Target, *, outlook: bool = False
+    ) -> StreamId:
         """Return the build of an environment for a project. Raises `Invalid`."""
-        return self._stream(Question("", "", project, "", environment, target))
+        return self._stream(Question("", "", project, "", environment, target, outlook=outlook))
+
+    def known_as(self, definition_hash: str, project: str) -> tuple[StreamId, ...]:
+        """Return the builds that a definition's hash may mean for a project. Raises `Invalid`."""
+        key = build_key(definition_hash, "process", self._settings.platform)
+        return tuple(StreamId(KIND, scope, key) for scope in (project, PUBLIC))
+
+    async def explained(self, environment: ResolvedEnvironment, project: str, target: Target) -> Explanation:
+        """Return what a build would do now, and why. Raises `Invalid`."""
+        settings = self._settings
+        stream = self.named(environment, project, target)
+        build = (await self.streams.get(stream)).state
+        reason = own_reason(environment.definition, settings.public, settings.default_index, settings.public_channels)
+        return explain(
+            Subject(
+                build,
+                shown_id(stream),
+                environment.definition_hash,
+                environment.definition,
+                reason,
+                settings.default_index,
+                await self._missing(stream.project, build),
+            )
+        )
+
+    async def _missing(self, scope: str, build: Build) -> int | None:
+        """Return how many of a lock's files are gone; None where the lock is."""
+        if not build.lock_digest:
+            return 0
+        try:
+            digests = await self._content(scope, build.lock_digest)
+        except (NotFound, ValueError):
+            return None
+        gone = await self._blobs.space(SERVICE, scope).missing([build.lock_digest, *digests])
+        return None if build.lock_digest in gone else len(gone)
 
     async def request(self, question: Question) -> None:
         """Let somebody wait for an image, or answer at once; a question that was answered does nothing."""
@@ -119,7 +167,8 @@ class Builds:
 
     async def _ask(self, stream: StreamId, question: Question) -> Changed[Build]:
         present = await self.streams.get(stream)
-        broken = [] if await self._is_whole(stream.project, present.state) else [present.state.lock_digest]
+        whole = question.outlook or await self._is_whole(stream.project, present.state)
+        broken = [] if whole else [present.state.lock_digest]
         environment = question.environment
         ask = Ask(
             Waiter(
@@ -134,6 +183,7 @@ class Builds:
             target=question.target,
             environment=f"{environment.name}:{environment.version}",
             insists=question.insists,
+            outlook=question.outlook,
         )
         return await self.change(
             stream,
@@ -229,17 +279,27 @@ class Requests:
         return changed
 
     async def assign(self, stream: StreamId, environment: ResolvedEnvironment, origin: Origin) -> None:
-        """Take the registry's answer."""
-        target = (await self.streams.get(stream)).state.target
+        """Take the registry's answer: what is only asked for an explanation gets it at once."""
+        asked = (await self.streams.get(stream)).state
         try:
-            build = self._builds.named(environment, stream.project, target)
+            if asked.purpose == "explain":
+                told = await self._builds.explained(environment, stream.project, asked.target)
+                at = self._builds.now()
+                await self._change(
+                    stream, origin, lambda state: request_domain.decide_explain(state, environment, told, at)
+                )
+                return
+            present = self._builds.named(environment, stream.project, asked.target)
+            drift = asked.purpose == "drift"
+            build = self._builds.named(environment, stream.project, asked.target, outlook=drift)
         except Invalid as error:
             await self.fail(stream, build_domain.problem_of(error), origin)
             return
+        base = (await self._builds.streams.get(present)).state.lock_digest
         await self._change(
             stream,
             origin,
-            lambda state: request_domain.decide_assign(state, environment, shown_id(build), build.project),
+            lambda state: request_domain.decide_assign(state, environment, shown_id(build), build.project, base=base),
         )
 
     async def complete(self, stream: StreamId, answer: ImageProvided, origin: Origin) -> None:
@@ -269,6 +329,7 @@ def question_of_request(state: BuildRequest, event_id: str, stream: StreamId, co
         correlation,
         state.environment,
         state.target,
-        refresh=state.refresh,
+        refresh=state.refresh or state.purpose == "drift",
         insists=True,
+        outlook=state.purpose == "drift",
     )

@@ -16,6 +16,7 @@ from cloche_shared.errors import NotFound, Unavailable
 from cloche_shared.journal.commit import StreamId
 from cloche_shared.notes import notes_of
 from cloche_shared.ports.blobs import BlobStore
+from cloche_shared.store.packages import Packages, read_packages
 
 LOOK_AGAIN_S = 1.0
 Follower = Callable[[str, int], AsyncIterator[bytes]]
@@ -41,6 +42,29 @@ class Found:
             return self.request.ended
         return self.build is None or not self.build.is_open
 
+    @property
+    def outcome(self) -> str:
+        """The digest of the newest lock, or of the outlook; empty while there is none."""
+        digest = self.request.lock_digest if self.request is not None else ""
+        return digest or (self.build.lock_digest if self.build is not None else "")
+
+    @property
+    def base(self) -> str:
+        """The digest of the lock before; empty where there was none."""
+        if self.request is not None:
+            return self.request.base
+        return self.build.base if self.build is not None else ""
+
+    def lock_digest(self, digest: str = "") -> str:
+        """Return the digest of a lock: the newest, or the one that is named if it is one of this build's.
+
+        Empty where there is none, and of an outlook, which is none.
+        """
+        if self.build is None or self.build.outlook:
+            return ""
+        known = {*self.build.locks, self.outcome}
+        return self.outcome if not digest else digest if digest in known else ""
+
     def shown(self, project: str) -> BuildView:
         """Return it as the project sees it."""
         if self.request is not None:
@@ -54,6 +78,13 @@ def unknown_build(build_id: str) -> NotFound:
         "build_not_found",
         f"There is no build {build_id[:128]}.",
         todo="`cloche env build` prints the id of its build; GET /builds lists those of the project.",
+    )
+
+
+def no_lock(why: str = "") -> NotFound:
+    """Return the error for a lock that is not there."""
+    return NotFound(
+        "lock_not_found", "There is no such lock.", why=why, todo="Wait until the build has completed, or build it."
     )
 
 
@@ -83,16 +114,41 @@ class Reader:
             raise unknown_build(build_id)
         build_stream = stream_of(request.state.build_id, project)
         build = (await self._builds.streams.get(build_stream)).state if build_stream is not None else None
+        if build is not None and request.state.purpose == "explain" and build.asked_by(project) is None:
+            # who only asked what would be done has not asked for the build
+            build_stream, build = None, None
         return Found(request.seq, asked, request.state, build_stream, build)
 
-    async def lock(self, found: Found) -> Lock:
-        """Return the lock. Raises `NotFound` (`lock_not_found`) while there is none."""
-        digest = found.request.lock_digest if found.request is not None else ""
-        digest = digest or (found.build.lock_digest if found.build is not None else "")
+    async def named(self, definition_hash: str, project: str) -> list[BuildView]:
+        """Return the builds of a definition that the project asked for, its own before everybody's."""
+        views = []
+        for stream in self._builds.known_as(definition_hash, project):
+            build = (await self._builds.streams.get(stream)).state
+            if build.asked_by(project) is not None:
+                views.append(build_shown(stream, build, project))
+        return views
+
+    async def lock(self, found: Found, digest: str = "") -> Lock:
+        """Return the lock; an older one by its `digest`. Raises `NotFound` (`lock_not_found`) where there is none."""
+        return Lock.model_validate_json(await self._document(found, found.lock_digest(digest)))
+
+    async def _document(self, found: Found, digest: str) -> bytes:
         if not digest or found.build_stream is None:
-            raise NotFound("lock_not_found", "There is no lock yet.", todo="Wait until the build has completed.")
-        raw = await self._blobs.space(SERVICE, found.build_stream.project).read_bytes(digest)
-        return Lock.model_validate_json(raw)
+            raise no_lock()
+        try:
+            return await self._blobs.space(SERVICE, found.build_stream.project).read_bytes(digest)
+        except NotFound as error:
+            raise no_lock("It is no longer kept; building again makes it anew.") from error
+
+    async def packages(self, found: Found, digest: str = "") -> Packages:
+        """Return what a lock names, or what an outlook foresees. Raises as `lock` does."""
+        return read_packages(await self._document(found, digest or found.outcome))
+
+    async def changes(self, found: Found) -> tuple[Packages | None, Packages]:
+        """Return the packages of the lock before, and of the newest one or the outlook. Raises as `lock` does."""
+        base = found.base
+        before = await self.packages(found, base) if base else None
+        return before, await self.packages(found)
 
     async def log(self, found: Found, offset: int = 0) -> AsyncIterator[LogPiece]:
         """Yield what there is of the newest attempt's log, from `offset`."""

@@ -7,6 +7,7 @@ from pydantic import BaseModel, Field
 from cloche_builder.domain.builds import Build
 from cloche_builder.domain.names import shown_id
 from cloche_builder.domain.requests import BuildRequest
+from cloche_shared.contracts.facts import Explanation, Purpose
 from cloche_shared.contracts.references import EnvironmentRef, InlineEnvironment, Problem
 from cloche_shared.journal.commit import StreamId
 
@@ -36,6 +37,10 @@ class BuildView(BaseModel):
     image: str = ""
     reused: bool = Field(default=False, description="Nothing had to be built for this request.")
     refresh: bool = False
+    purpose: Purpose = "build"
+    base_lock: str = Field(default="", description="The lock before; of a drift the one that there is.")
+    locks: list[str] = Field(default=[], description="All locks of the build that are kept, the newest last.")
+    explanation: Explanation | None = Field(default=None, description="What a build would do, where that was asked.")
     attempt: int = 0
     builder: str = ""
     waiting: int = Field(default=0, description="How many of this project's requests wait for it.")
@@ -71,6 +76,8 @@ def build_shown(stream: StreamId, build: Build, project: str) -> BuildView:
         shared=stream.project != project,
         lock_digest=build.lock_digest,
         image=build.image,
+        base_lock=build.base,
+        locks=list(build.locks),
         attempt=build.claims,
         builder=build.claim.builder if build.claim else "",
         waiting=sum(1 for waiter in build.waiters if waiter.project == project),
@@ -114,10 +121,14 @@ def request_shown(stream: StreamId, state: BuildRequest, build: Build | None) ->
         definition_hash=state.environment.definition_hash if state.environment else "",
         target=state.target,
         shared=state.build_id.startswith("public-"),
-        lock_digest=state.lock_digest,
+        lock_digest=state.base if state.purpose == "drift" else state.lock_digest,
         image=state.image,
         reused=state.reused,
         refresh=state.refresh,
+        purpose=state.purpose,
+        base_lock=state.base,
+        locks=list(build.locks) if build and state.purpose == "build" else [],
+        explanation=state.explanation,
         attempt=build.claims if build else 0,
         builder=build.claim.builder if build and build.claim else "",
         waiting=0 if state.ended else 1,

@@ -8,10 +8,12 @@ from cloche_builder.ports import Prove, Warm
 from cloche_shared.contracts.definition import Artefact, Definition, Lock
 from cloche_shared.errors import Failed, NotFound
 from cloche_shared.ports.blobs import Blobs, BlobStore
+from cloche_shared.ports.conda import CondaRecord, CondaWish
 from cloche_shared.ports.platform import Http
 from cloche_shared.ports.resolver import Choice, Ground, Resolution, Resolver, Say
 from cloche_shared.store.artefacts import Sources, Stage, fetch, make_lock
-from cloche_shared.store.hashing import lock_bytes, lock_digest
+from cloche_shared.store.hashing import canonical_json, lock_bytes, lock_digest
+from cloche_shared.store.packages import foreseen
 
 OWNER = "builder"
 _GONE = frozenset({"package_not_found", "hash_mismatch", "url_not_allowed"})
@@ -19,22 +21,30 @@ _GONE = frozenset({"package_not_found", "hash_mismatch", "url_not_allowed"})
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What is to be built. `lock_digest`: the lock that is to be restored; empty: a new one is made."""
+    """What is to be built. `lock_digest`: the lock that is to be restored; empty: a new one is made.
+
+    With `outlook` it is only said what a new lock would hold.
+    """
 
     scope: str
     definition_hash: str
     definition: Definition
     lock_digest: str = ""
+    outlook: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What was built: the lock, and how many artefacts and bytes it names. A process target has no image."""
+    """What was built: the lock, and how many artefacts and bytes it names. A process target has no image.
+
+    Of an outlook `lock_digest` names the packages that were chosen (`cloche_shared.store.packages`).
+    """
 
     lock_digest: str
     artefacts: int
     bytes: int
     image: str = ""
+    outlook: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +76,8 @@ class Workshop:
         Raises `Failed` with the codes of `Resolver`, `fetch` and `NodeFiles`, or `Unavailable`.
         """
         blobs = self._tools.blobs.space(OWNER, job.scope)
+        if job.outlook:
+            return await self._foreseen(job, blobs, say)
         lock = await self._restored(job, blobs, say) if job.lock_digest else None
         if lock is None:
             lock = await self._solved(job, blobs, say)
@@ -86,11 +98,7 @@ class Workshop:
 
     async def _solved_on_conda(self, job: Job, blobs: Blobs, say: Say) -> Lock:
         """Choose conda's packages first, then pip's to fit them."""
-        tools = self._tools.conda
-        if tools is None:
-            raise _no_conda()
-        wish = wish_of(job.definition, tools)
-        records = await tools.solver.solve(wish, say)
+        tools, wish, records = await self._conda_records(job, say)
         resolution = conda_resolution(records, wish, tools.platform)
         sources = Sources(self._tools.http, blobs, self._tools.resolver, say, self._tools.stage)
         artefacts = await fetch(resolution, sources)
@@ -100,6 +108,32 @@ class Workshop:
             resolution = await self._tools.resolver.resolve(job.definition, say, ground)
             artefacts += await fetch(resolution, sources)
         return conda_lock(job.definition_hash, wish, records, resolution, artefacts)
+
+    async def _conda_records(self, job: Job, say: Say) -> tuple[CondaTools, CondaWish, tuple[CondaRecord, ...]]:
+        tools = self._tools.conda
+        if tools is None:
+            raise _no_conda()
+        wish = wish_of(job.definition, tools)
+        return tools, wish, await tools.solver.solve(wish, say)
+
+    async def _foreseen(self, job: Job, blobs: Blobs, say: Say) -> Made:
+        """Choose as for a new lock, and fetch only what the choice depends on: conda's part, below pip's packages."""
+        if not asks_conda(job.definition):
+            resolution = await self._tools.resolver.resolve(job.definition, say)
+            choices = resolution.choices
+        else:
+            tools, wish, records = await self._conda_records(job, say)
+            resolution = conda_resolution(records, wish, tools.platform)
+            choices = resolution.choices
+            if job.definition.python.pip:
+                sources = Sources(self._tools.http, blobs, self._tools.resolver, say, self._tools.stage)
+                below = make_lock(job.definition_hash, resolution, await fetch(resolution, sources))
+                distributions = await tools.solver.distributions(below.artefacts, blobs)
+                ground = Ground(below.python, below.platform, "", distributions)
+                choices += (await self._tools.resolver.resolve(job.definition, say, ground)).choices
+        found = foreseen(job.definition_hash, resolution, choices)
+        stored = await blobs.put_bytes(canonical_json(found.model_dump(mode="json")))
+        return Made(stored.digest, len(choices), sum(choice.size or 0 for choice in choices), outlook=True)
 
     async def _ground(self, tools: CondaTools, lock: Lock, blobs: Blobs, say: Say) -> Ground:
         """Return what pip builds upon, with conda's own Python where it can be started on this machine."""

@@ -74,12 +74,14 @@ class Build(Lenient):
     """The state of `build/<scope>/<key>`.
 
     `lost` counts the claims since the last result. `owed` are those who waited for the last result;
-    they are answered before the next claim. `last` is what that result was.
+    they are answered before the next claim. `last` is what that result was. Of an outlook the lock's digest
+    is that of the packages that were chosen.
     """
 
     definition_hash: str = ""
     definition: Definition | None = None
     target: Target = "process"
+    outlook: bool = False
     askers: tuple[Asker, ...] = ()
     waiters: tuple[Waiter, ...] = ()
     owed: tuple[Waiter, ...] = ()
@@ -107,6 +109,11 @@ class Build(Lenient):
         return bool(self.lock_digest) and not self.evicted
 
     @property
+    def base(self) -> str:
+        """The lock before the newest one; empty where there was none."""
+        return self.locks[-2] if len(self.locks) > 1 else ""
+
+    @property
     def is_open(self) -> bool:
         """Whether a builder has something to do here."""
         return bool(self.waiters) or self.claim is not None
@@ -130,6 +137,7 @@ class Ask:
     target: Target = "process"
     environment: str = ""
     insists: bool = False
+    outlook: bool = False
 
 
 # --- evolve
@@ -150,6 +158,7 @@ def _requested(build: Build, fact: ImageRequested) -> Build:
             "definition_hash": fact.definition_hash,
             "definition": fact.definition,
             "target": fact.target,
+            "outlook": fact.outlook,
             "askers": build.askers if build.asked_by(fact.project) else (*build.askers, asker),
             "waiters": (*build.waiters, waiter) if fact.waits and fact.request_id not in known else build.waiters,
             "created_at": build.created_at or fact.at,
@@ -296,6 +305,7 @@ def decide_request(
                 definition_hash=ask.definition_hash,
                 definition=ask.definition,
                 target=ask.target,
+                outlook=ask.outlook,
                 environment=ask.environment,
                 waits=waits,
                 at=at,

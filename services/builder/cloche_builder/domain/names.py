@@ -31,18 +31,30 @@ def is_public(
     definition: Definition, public_indexes: Collection[str], default_index: str, public_channels: Collection[str] = ()
 ) -> bool:
     """Whether everything comes from places on the operator's lists, without credentials or direct addresses."""
-    known = {_plain(url) for url in public_indexes}
+    return not own_reason(definition, public_indexes, default_index, public_channels)
+
+
+def own_reason(
+    definition: Definition, public_indexes: Collection[str], default_index: str, public_channels: Collection[str] = ()
+) -> str:
+    """Return why what a definition makes is its project's alone; empty where it is everybody's."""
     section = definition.python
-    if section.wheels or any("@" in line.partition(";")[0] for line in section.pip):
-        return False
+    if section.wheels:
+        return "it has private wheels"
+    if any("@" in line.partition(";")[0] for line in section.pip):
+        return "it names a wheel by its address"
     if section.conda is not None and section.conda != CondaSection():
         channels = {channel.rstrip("/") for channel in public_channels}
-        if not {channel.rstrip("/") for channel in section.conda.channels} <= channels:
-            return False
-    return all(
-        "@" not in url.partition("://")[2].partition("/")[0] and _plain(url) in known
-        for url in _indexes(section.pip_options, default_index)
-    )
+        unknown = [channel for channel in section.conda.channels if channel.rstrip("/") not in channels]
+        if unknown:
+            return f"the channel {unknown[0]} is not one of everybody's (builder.public_channels)"
+    known = {_plain(url) for url in public_indexes}
+    for url in _indexes(section.pip_options, default_index):
+        if "@" in url.partition("://")[2].partition("/")[0]:
+            return f"the index {_plain(url)} is asked with credentials"
+        if _plain(url) not in known:
+            return f"the index {_plain(url)} is not one of everybody's (builder.public_indexes)"
+    return ""
 
 
 def scope_of(
@@ -68,8 +80,11 @@ def scope_of(
     return project
 
 
-def build_key(definition_hash: str, target: Target, platform: str) -> str:
-    """Return `<64 hex>.<target>.<platform>`. Raises `Invalid` (`unknown_definition_hash`)."""
+def build_key(definition_hash: str, target: Target, platform: str, *, outlook: bool = False) -> str:
+    """Return `<64 hex>.<target>.<platform>`; an outlook is a build of its own, `<64 hex>.outlook_<target>.…`.
+
+    Raises `Invalid` (`unknown_definition_hash`).
+    """
     match = _HASH.fullmatch(definition_hash)
     if match is None:
         raise Invalid(
@@ -77,7 +92,7 @@ def build_key(definition_hash: str, target: Target, platform: str) -> str:
             "The definition's hash is of a scheme that this builder does not know.",
             todo="Update the builder, or register the environment again.",
         )
-    return f"{match[1]}.{target}.{platform}"
+    return f"{match[1]}.{'outlook_' if outlook else ''}{target}.{platform}"
 
 
 def shown_id(stream: StreamId) -> str:

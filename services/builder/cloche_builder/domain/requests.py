@@ -8,9 +8,12 @@ from cloche_shared.contracts.fact import Fact
 from cloche_shared.contracts.facts import (
     BuildAssigned,
     BuildCompleted,
+    BuildExplained,
     BuildFailed,
     BuildSubmitted,
+    Explanation,
     ImageProvided,
+    Purpose,
     Target,
 )
 from cloche_shared.contracts.references import Problem, References, ResolvedEnvironment
@@ -20,12 +23,18 @@ Stage = Literal["", "submitted", "assigned", "completed", "failed"]
 
 
 class BuildRequest(Lenient):
-    """The state of a request. `build_id` is the id of the build in URLs, empty until it is known."""
+    """The state of a request. `build_id` is the id of the build in URLs, empty until it is known.
+
+    `base` is the lock that there was before; of a drift `lock_digest` names the outlook and no lock.
+    """
 
     stage: Stage = ""
     references: References = References()
     target: Target = "process"
     refresh: bool = False
+    purpose: Purpose = "build"
+    base: str = ""
+    explanation: Explanation | None = None
     environment: ResolvedEnvironment | None = None
     build_id: str = ""
     lock_digest: str = ""
@@ -43,12 +52,18 @@ class BuildRequest(Lenient):
 
 def _submitted(_: BuildRequest, fact: BuildSubmitted) -> BuildRequest:
     return BuildRequest(
-        stage="submitted", references=fact.references, target=fact.target, refresh=fact.refresh, created_at=fact.at
+        stage="submitted",
+        references=fact.references,
+        target=fact.target,
+        refresh=fact.refresh,
+        purpose=fact.purpose,
+        created_at=fact.at,
     )
 
 
 def _assigned(state: BuildRequest, fact: BuildAssigned) -> BuildRequest:
-    return state.model_copy(update={"stage": "assigned", "environment": fact.environment, "build_id": fact.build_id})
+    update = {"stage": "assigned", "environment": fact.environment, "build_id": fact.build_id, "base": fact.base}
+    return state.model_copy(update=update)
 
 
 def _completed(state: BuildRequest, fact: BuildCompleted) -> BuildRequest:
@@ -63,6 +78,19 @@ def _completed(state: BuildRequest, fact: BuildCompleted) -> BuildRequest:
     )
 
 
+def _explained(state: BuildRequest, fact: BuildExplained) -> BuildRequest:
+    return state.model_copy(
+        update={
+            "stage": "completed",
+            "environment": fact.environment,
+            "explanation": fact.explanation,
+            "build_id": fact.explanation.build_id,
+            "lock_digest": fact.explanation.lock_digest,
+            "ended_at": fact.at,
+        }
+    )
+
+
 def _failed(state: BuildRequest, fact: BuildFailed) -> BuildRequest:
     return state.model_copy(update={"stage": "failed", "problem": fact.problem, "ended_at": fact.at})
 
@@ -71,6 +99,7 @@ _EVOLVE: dict[type[Fact], Callable[..., BuildRequest]] = {
     BuildSubmitted: _submitted,
     BuildAssigned: _assigned,
     BuildCompleted: _completed,
+    BuildExplained: _explained,
     BuildFailed: _failed,
 }
 
@@ -89,11 +118,22 @@ def decide_submit(state: BuildRequest, wanted: BuildSubmitted, request_id: str) 
     return Decision([wanted] if not state.stage else [], json={"id": request_id})
 
 
-def decide_assign(state: BuildRequest, environment: ResolvedEnvironment, build_id: str, scope: str) -> Decision:
-    """Take the registry's answer, once."""
+def decide_assign(
+    state: BuildRequest, environment: ResolvedEnvironment, build_id: str, scope: str, *, base: str = ""
+) -> Decision:
+    """Take the registry's answer, once. `base` is the lock that there is."""
     if state.stage != "submitted":
         return Decision()
-    return Decision([BuildAssigned(environment=environment, build_id=build_id, scope=scope)])
+    return Decision([BuildAssigned(environment=environment, build_id=build_id, scope=scope, base=base)])
+
+
+def decide_explain(
+    state: BuildRequest, environment: ResolvedEnvironment, explanation: Explanation, at: str
+) -> Decision:
+    """Answer a request that only wanted to know, once."""
+    if state.stage != "submitted":
+        return Decision()
+    return Decision([BuildExplained(environment=environment, explanation=explanation, at=at)])
 
 
 def decide_complete(state: BuildRequest, answer: ImageProvided, at: str) -> Decision:

@@ -5,10 +5,13 @@ Sizes are bytes, durations seconds, times RFC 3339 in UTC.
 """
 
 from cloche_shared.contracts.facts.builder import (
+    Action,
     BuildAssigned,
     BuildCompleted,
+    BuildExplained,
     BuildFailed,
     BuildSubmitted,
+    Explanation,
     ImageBuildFailed,
     ImageBuildStarted,
     ImageBuilt,
@@ -17,6 +20,7 @@ from cloche_shared.contracts.facts.builder import (
     ImageRefused,
     ImageReleased,
     ImageRequested,
+    Purpose,
     Target,
 )
 from cloche_shared.contracts.facts.common import (
@@ -98,6 +102,7 @@ TOPICS = {
 
 __all__ = [
     "TOPICS",
+    "Action",
     "ApiKeyIssued",
     "ApiKeyRevoked",
     "ApiKeysUsed",
@@ -106,6 +111,7 @@ __all__ = [
     "AttemptsDenied",
     "BuildAssigned",
     "BuildCompleted",
+    "BuildExplained",
     "BuildFailed",
     "BuildSubmitted",
     "CommandAccepted",
@@ -116,6 +122,7 @@ __all__ = [
     "EnvironmentLabeled",
     "EnvironmentRegistered",
     "EnvironmentRestored",
+    "Explanation",
     "ImageBuildFailed",
     "ImageBuildStarted",
     "ImageBuilt",
@@ -130,6 +137,7 @@ __all__ = [
     "NodeJoined",
     "NodeLost",
     "ProjectCreated",
+    "Purpose",
     "ReferencesRefused",
     "ReferencesResolved",
     "ReplayStarted",

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from cloche_shared.contracts.common import Digest
+from cloche_shared.contracts.common import Digest, Lenient
 from cloche_shared.contracts.definition import Definition
 from cloche_shared.contracts.fact import Fact
 from cloche_shared.contracts.references import (
@@ -17,13 +17,39 @@ from cloche_shared.contracts.references import (
 )
 
 Target = Literal["process"]
+Purpose = Literal["build", "drift", "explain"]
+"""What a request is for: a build, what a refresh would change, or what a build would do and why."""
+Action = Literal["reuse", "restore", "build", "join"]
+
+
+class Explanation(Lenient):
+    """What a build of an environment would do, and why.
+
+    `reason` is a stable code, `text` says it in a sentence. `shared` tells whether the build is everybody's,
+    `scope_text` why or why not. `steps` say what a new lock would be made from. `artefacts` and `bytes` are those
+    of the lock that there is, `missing` how many of its files are no longer kept.
+    """
+
+    action: Action
+    reason: str
+    text: str
+    shared: bool
+    scope_text: str
+    build_id: str
+    definition_hash: str
+    lock_digest: str = ""
+    artefacts: int = 0
+    bytes: int = 0
+    missing: int = 0
+    steps: tuple[str, ...] = ()
 
 
 class ImageRequested(Fact):
     """Somebody waits for this build: the request (an event's id) and the aggregate that asked.
 
     `waits` false: it was answered at once, and its project may read the build from now on.
-    `environment` is how the asker names it (`name:version`). `at` is the time of record (RFC 3339),
+    `environment` is how the asker names it (`name:version`). With `outlook` nothing is made, and only said what a new
+    lock would hold. `at` is the time of record (RFC 3339),
     here and in the other facts of a build.
     """
 
@@ -38,6 +64,7 @@ class ImageRequested(Fact):
     waits: bool = True
     environment: str = ""
     at: str = ""
+    outlook: bool = False
 
 
 class ImageReleased(Fact):
@@ -95,14 +122,19 @@ class BuildSubmitted(Fact):
     target: Target = "process"
     refresh: bool = False
     at: str = ""
+    purpose: Purpose = "build"
 
 
 class BuildAssigned(Fact):
-    """The request's references are resolved and its build is known."""
+    """The request's references are resolved and its build is known.
+
+    `base` is the lock that there was then (empty: none), with which a refresh or an outlook is compared.
+    """
 
     environment: ResolvedEnvironment
     build_id: str
     scope: str
+    base: str = ""
 
 
 class BuildCompleted(Fact):
@@ -111,6 +143,14 @@ class BuildCompleted(Fact):
     lock_digest: Digest
     image: str
     reused: bool
+    at: str = ""
+
+
+class BuildExplained(Fact):
+    """What a build would do, as it was when the request's references were resolved; nothing is built for it."""
+
+    environment: ResolvedEnvironment
+    explanation: Explanation
     at: str = ""
 
 
