@@ -87,6 +87,7 @@ class Cluster(Topology):
             "CLOCHE_HTTP__PORT": str(port),
             "CLOCHE_HTTP__PROXIES": '["127.0.0.1"]',
             **({"CLOCHE_CLUSTER__NODE": f"n{number}"} if service in WITH_NODE else {}),
+            **({"CLOCHE_RUNNER__SHARED": "true"} if service == "runner" else {}),
             **{setting: value for setting, value in self.settings.items() if _concerns(setting, service)},
         }
         argv = [sys.executable, "-P", "-m", f"cloche_{service}"]

@@ -374,6 +374,7 @@ class Incarnation:
         machine = self.world.machines[self.slot.number - 1]
         settings = RunnerSettings(
             node=machine.name,
+            shared=True,
             lease=6.0,
             loss_delay=0.5,
             patience=5.0,

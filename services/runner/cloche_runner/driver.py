@@ -84,7 +84,7 @@ class Driver:
         def decide(node: Node) -> Decision:
             if node.lost and not after_loss:
                 return Decision()
-            return node_rules.decide_join(node, offer, core.settings.address)
+            return node_rules.decide_join(node, offer, core.settings.address, core.tenancy)
 
         return (await core.change_node(self.node, service_origin(), decide)).state.is_here
 

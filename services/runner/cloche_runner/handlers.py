@@ -4,7 +4,7 @@ import difflib
 import hashlib
 import uuid
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
@@ -15,14 +15,14 @@ from cloche_runner.board import Board
 from cloche_runner.domain import nodes as node_rules
 from cloche_runner.domain import run_decisions as decisions
 from cloche_runner.domain import runs as run_rules
-from cloche_runner.domain.nodes import NODE_PROJECT, Claimant, Node
+from cloche_runner.domain.nodes import NODE_PROJECT, Claimant, Node, Tenancy
 from cloche_runner.domain.runs import Run
 from cloche_runner.settings import RunnerSettings
 from cloche_shared.contracts.facts import ImageProvided, ReferencesResolved, ReplicaEnded, ReplicaRequested
 from cloche_shared.contracts.files import Manifest
 from cloche_shared.contracts.references import Problem, References
 from cloche_shared.contracts.runs import RunSpec
-from cloche_shared.errors import Invalid, NotFound, TooLarge, Unavailable, Violation, is_disk_full
+from cloche_shared.errors import Conflict, Invalid, NotFound, TooLarge, Unavailable, Violation, is_disk_full
 from cloche_shared.journal.commit import Actor, Origin, StreamId
 from cloche_shared.journal.streams import Changed, Decision, Kind, Streams
 from cloche_shared.journal.writer import Writer
@@ -70,6 +70,12 @@ class Core:
     board_is_truth: bool = False
     reserve: Reserve = field(default_factory=NoReserve)
     manifests: OrderedDict[tuple[str, str], Manifest] = field(default_factory=OrderedDict)
+
+    @property
+    def tenancy(self) -> Tenancy:
+        """Whose code this node runs; where no other process is there, everything is one user's."""
+        settings = self.settings
+        return Tenancy(shared=self.board_is_truth or settings.shared, project=settings.project)
 
     def space(self, project: str) -> Blobs:
         """Return the runner's blobs of a project."""
@@ -131,6 +137,14 @@ class Core:
             node = await self.nodes.get(stream, at_least=at_least)
             self.board.saw_node(stream, node.state, node.seq)
 
+    async def see_nodes(self) -> None:
+        """Put every node on the board, each found by one key, whatever its history."""
+        documents = await self.writer.journal.read("node/", limit=1)
+        while documents:
+            stream = StreamId.parse(documents[0].key)
+            await self.see(stream)
+            documents = await self.writer.journal.read("node/", after=f"{stream}/~", limit=1)
+
     async def release(self, node: str, holders: Sequence[str]) -> None:
         """Free what these holders have on a node; they are proven to have ended."""
         await self.surely(
@@ -168,7 +182,8 @@ class Commands:
         """Accept a run.
 
         Raises `Invalid` (`invalid_argument`, `invalid_variable`, `reserved_variable`, `unsafe_path`,
-        `snapshot_incomplete`, `script_not_found`), `TooLarge` (`snapshot_too_large`).
+        `snapshot_incomplete`, `script_not_found`), `TooLarge` (`snapshot_too_large`), `Forbidden`
+        (`isolation_required`).
         """
         check_variables(spec.variables)
         check_path(spec.script, pointer="/script")
@@ -181,13 +196,26 @@ class Commands:
         origin = replace(submission.origin, correlation=chain or run_id)
         stream = core.runs.id(project, run_id)
         accepted = decisions.Accepted(run_id, core.writer.now(), origin.actor.subject, chain)
+        nodes = await self._nodes_for(project)
+
+        def decide(run: Run) -> Decision:
+            node_rules.decide_admit(nodes, project)
+            return decisions.decide_submit(run, spec, references, accepted)
+
         return await core.change_run(
             stream,
             origin,
-            lambda run: decisions.decide_submit(run, spec, references, accepted),
+            decide,
             fingerprint=submission.fingerprint,
             new=not asked,
         )
+
+    async def _nodes_for(self, project: str) -> Collection[Node]:
+        """Return the nodes as they are known here; those that are new are looked up before a project has none."""
+        nodes = self._core.board.nodes
+        if nodes and not any(node_rules.is_open_to(node, project) for node in nodes.values()):
+            await self._core.see_nodes()
+        return list(nodes.values())
 
     async def _check_snapshot(self, project: str, spec: RunSpec) -> None:
         key = (project, spec.snapshot)
@@ -320,19 +348,30 @@ class Answers:
         nodes = {name: node for name, node in self._core.board.nodes.items() if node.is_here}
         if not nodes:
             raise Unavailable("no_node", "No node is there yet to answer for a replica.")
-        having = [name for name, node in nodes.items() if claimant.holder in node.held]
-        having += [name for name, node in nodes.items() if node_rules.former_place(node, claimant.holder)]
-        emptiest = sorted(nodes, key=lambda name: (len(nodes[name].held), name))
-        able = [name for name in emptiest if claimant.could_live_on(nodes[name])]
-        fitting = [name for name in able if node_rules.fits(nodes[name], claimant.resources)]
-        chosen = (having or fitting or able or sorted(nodes))[0]
-        changed = await self._core.change_node(
-            chosen, origin, lambda node: node_rules.decide_replica(node, chosen, claimant)
-        )
+        chosen, changed = await self._answer_from(nodes, claimant, origin)
         said = await self._core.writer.answered(NODE_PROJECT, origin.request_id) if changed.facts else None
         if said is not None and getattr(said.answer, "node", "") != chosen:
             # another replica handled the same request, and its answer was the first
             await self._core.release(chosen, [claimant.holder])
+
+    async def _answer_from(
+        self, nodes: dict[str, Node], claimant: Claimant, origin: Origin
+    ) -> tuple[str, Changed[Node]]:
+        """Answer from the best of these nodes; one that another project was given meanwhile is passed over."""
+        while True:
+            chosen = node_rules.choose(nodes, claimant)
+            is_last = len(nodes) == 1
+
+            def decide(node: Node, name: str = chosen, *, must: bool = is_last) -> Decision:
+                decision = node_rules.decide_replica(node, name, claimant)
+                if not must and node_rules.is_isolated(decision):
+                    raise Conflict("node_taken", "Another project was given the node meanwhile.")
+                return decision
+
+            try:
+                return chosen, await self._core.change_node(chosen, origin, decide)
+            except Conflict:
+                del nodes[chosen]
 
     async def replica_ended(self, stream: StreamId, origin: Origin, fact: ReplicaEnded) -> None:
         """Free what a revision's replicas had: their workers are proven ended."""

@@ -11,6 +11,10 @@ class RunnerSettings(Section):
     `node`: this replica's node id; empty: it drives none and only answers requests.
     `cpus`: how many CPUs the node offers; None: all that this process may use. 0: it takes no run.
     `address`: where other replicas reach this one.
+    `shared`: the node runs the code of any project. Programs of a node have one user of the system, and can read and
+    disturb each other: only for projects that trust each other. Otherwise it is for one project (an embedded Cloche has
+    one user, and no such limit).
+    `project`: the one that the node is for; empty: the first that gets anything there, from then on for always.
     `snapshot_bytes`, `snapshot_files`: the largest snapshot that is accepted.
     `losses`: attempts that may be lost for reasons of the infrastructure before a run fails.
     `loss_delay`: the wait before the next attempt after the first loss; it doubles with each.
@@ -35,6 +39,8 @@ class RunnerSettings(Section):
     node: str = ""
     cpus: float | None = Field(default=None, ge=0)
     address: str = ""
+    shared: bool = False
+    project: str = ""
     snapshot_bytes: int = Field(default=300 * 1024 * 1024, ge=0)
     snapshot_files: int = Field(default=10_000, ge=0)
     losses: int = Field(default=3, ge=1)

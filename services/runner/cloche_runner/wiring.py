@@ -1,7 +1,6 @@
 """The runner, put together."""
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -187,8 +186,7 @@ class Runner:
         """Put every active run and every node on the board."""
         for stream in await self._active_runs():
             await self.core.see(stream)
-        for stream in await self._nodes():
-            await self.core.see(stream)
+        await self.core.see_nodes()
 
     async def _active_runs(self) -> list[StreamId]:
         """Return the runs that have not ended, as far as the lists know."""
@@ -197,15 +195,6 @@ class Runner:
         while rows := await self._platform.views.page(ACTIVE, "-", facet="active", after=after, limit=PAGE):
             found.extend(StreamId.parse(row.body.decode()) for row in rows)
             after = (rows[-1].sort, rows[-1].key)
-        return found
-
-    async def _nodes(self) -> Sequence[StreamId]:
-        """Return the nodes' streams, each found by one key, whatever its history."""
-        found: list[StreamId] = []
-        documents = await self._platform.journal.read("node/", limit=1)
-        while documents:
-            found.append(StreamId.parse(documents[0].key))
-            documents = await self._platform.journal.read("node/", after=f"{found[-1]}/~", limit=1)
         return found
 
     async def _caught_up(self) -> None:

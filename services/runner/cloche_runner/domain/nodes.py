@@ -4,8 +4,9 @@ One insert in the node's stream gives a holder its CPU, memory and all its GPUs.
 what is held now, so it stays small however many runs went over the node.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -21,7 +22,7 @@ from cloche_shared.contracts.facts import (
 )
 from cloche_shared.contracts.references import Problem
 from cloche_shared.contracts.runs import Resources
-from cloche_shared.errors import Unavailable
+from cloche_shared.errors import Forbidden, Unavailable
 from cloche_shared.journal.streams import Decision
 from cloche_shared.ports.devices import Offer
 
@@ -42,7 +43,10 @@ class Held(BaseModel):
 
 
 class Node(BaseModel):
-    """A node as it is. A default instance does not exist."""
+    """A node as it is. A default instance does not exist.
+
+    Where it is not `shared` it runs the code of one `project` only (empty: nobody has got anything there yet).
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -52,6 +56,8 @@ class Node(BaseModel):
     memory: int = 0
     gpus: tuple[NodeGpu, ...] = ()
     address: str = ""
+    shared: bool = True
+    project: str = ""
     held: dict[str, Held] = Field(default_factory=dict)
 
     @property
@@ -77,7 +83,10 @@ class Node(BaseModel):
 
 
 def _joined(node: Node, fact: NodeJoined) -> Node:
-    return Node(joined=True, cpus=fact.cpus, memory=fact.memory, gpus=fact.gpus, address=fact.address, held=node.held)
+    """Take the offer; whose code a node has run it does not forget, unless it is given to a project by name."""
+    project = "" if fact.shared else fact.project or node.project
+    offered = fact.model_dump(include={"cpus", "memory", "address", "shared"})
+    return Node(joined=True, gpus=fact.gpus, project=project, held=node.held, **offered)
 
 
 def _lost(node: Node, _: NodeLost) -> Node:
@@ -89,7 +98,8 @@ def _lost(node: Node, _: NodeLost) -> Node:
 def _allocated(node: Node, fact: ResourcesAllocated) -> Node:
     wanted = fact.resources
     held = Held(cpus=wanted.cpus, memory=wanted.memory, gpus=fact.gpus)
-    return node.model_copy(update={"held": {**node.held, fact.holder: held}})
+    project = "" if node.shared else node.project or project_of(fact.holder)
+    return node.model_copy(update={"held": {**node.held, fact.holder: held}, "project": project})
 
 
 def _released(node: Node, fact: ResourcesReleased) -> Node:
@@ -111,6 +121,23 @@ def evolve(node: Node, fact: Fact) -> Node:
 
 
 # --- what fits
+
+
+def project_of(holder: str) -> str:
+    """Return whose a holder is (`run/<project>/<id>#<attempt>`, or a replica)."""
+    return holder.split("/")[1] if holder.count("/") > 1 else ""
+
+
+def is_open_to(node: Node, project: str) -> bool:
+    """Tell whether a node may run a project's code: all programs of a node have one user of the system."""
+    if node.shared:
+        return True
+    return node.project in {"", project} and all(project_of(holder) == project for holder in node.held)
+
+
+def is_free_of_projects(node: Node) -> bool:
+    """Tell whether a node becomes the first comer's for always: such nodes are taken last."""
+    return not node.shared and not node.project
 
 
 def is_kind(gpu: NodeGpu, kind: str) -> bool:
@@ -155,15 +182,35 @@ class Claimant:
     within: Resources | None = None
     """What the node must have in all, though others may use it too."""
 
+    @property
+    def project(self) -> str:
+        """Whose it is."""
+        return project_of(self.holder)
+
     def could_live_on(self, node: "Node") -> bool:
         """Whether an empty node of this kind would do."""
         return self.within is None or could_fit(node, self.within)
 
 
-def decide_join(node: Node, offer: Offer, address: str) -> Decision:
+@dataclass(frozen=True, slots=True)
+class Tenancy:
+    """Whose code a node runs: that of any project, or of one: of `project`, or (empty) of the first that comes."""
+
+    shared: bool = True
+    project: str = ""
+
+
+def decide_join(node: Node, offer: Offer, address: str, tenancy: Tenancy = Tenancy()) -> Decision:
     """Offer what the node has; nothing when that is known and the node is not lost."""
     gpus = tuple(NodeGpu(uuid=gpu.uuid, kind=gpu.kind, memory=gpu.memory) for gpu in offer.gpus)
-    fact = NodeJoined(cpus=offer.cpus, memory=offer.memory, gpus=gpus, address=address)
+    fact = NodeJoined(
+        cpus=offer.cpus,
+        memory=offer.memory,
+        gpus=gpus,
+        address=address,
+        shared=tenancy.shared,
+        project=tenancy.project,
+    )
     return Decision() if node.is_here and _joined(node, fact) == node else Decision([fact])
 
 
@@ -173,9 +220,9 @@ def decide_lost(node: Node) -> Decision:
 
 
 def allocate(node: Node, claimant: Claimant) -> ResourcesAllocated | None:
-    """Return the allocation, or None where it does not fit or the holder has one already."""
+    """Return the allocation, or None where it does not fit, is another project's, or the holder has one already."""
     wanted = claimant.resources
-    if claimant.holder in node.held or not fits(node, wanted):
+    if claimant.holder in node.held or not fits(node, wanted) or not is_open_to(node, claimant.project):
         return None
     gpus = tuple(gpu.uuid for gpu in suited(node.free_gpus, wanted)[: wanted.gpus])
     return ResourcesAllocated(holder=claimant.holder, resources=wanted, gpus=gpus)
@@ -221,6 +268,17 @@ def decide_ended(node: Node, revision: str, replica: int | None) -> Decision:
     return decide_release(node, [name for name in ended if replica is None or name == f"{revision}.{replica}"])
 
 
+def choose(nodes: Mapping[str, Node], claimant: Claimant) -> str:
+    """Return the node that is to answer a scoring replica, of those that are here: `nodes` are never empty."""
+    having = [name for name, node in nodes.items() if claimant.holder in node.held]
+    having += [name for name, node in nodes.items() if former_place(node, claimant.holder)]
+    emptiest = sorted(nodes, key=lambda name: (is_free_of_projects(nodes[name]), len(nodes[name].held), name))
+    permitted = [name for name in emptiest if is_open_to(nodes[name], claimant.project)]
+    able = [name for name in permitted if claimant.could_live_on(nodes[name])]
+    fitting = [name for name in able if fits(nodes[name], claimant.resources)]
+    return (having or fitting or able or permitted or emptiest)[0]
+
+
 def decide_replica(node: Node, name: str, claimant: Claimant) -> Decision:
     """Answer a scoring replica's request from the node named `name`."""
     held = node.held.get(claimant.holder)
@@ -234,10 +292,40 @@ def decide_replica(node: Node, name: str, claimant: Claimant) -> Decision:
         moved = ResourcesAllocated(holder=claimant.holder, resources=claimant.resources, gpus=mine.gpus)
         answer = ReplicaAllocated(node=name, holder=claimant.holder, gpus=mine.gpus)
         return Decision([ResourcesReleased(holder=former), moved], answer=answer)
+    if not is_open_to(node, claimant.project):
+        return Decision(answer=ReplicaRefused(problem=isolated()))
     fact = allocate(node, claimant)
     if fact is None:
         return Decision(answer=ReplicaRefused(problem=no_room([node], claimant.resources)))
     return Decision([fact], answer=ReplicaAllocated(node=name, holder=claimant.holder, gpus=fact.gpus))
+
+
+ISOLATED: Final = "isolation_required"
+"""The code of what must not share a node with another project."""
+_ISOLATED_TODO: Final = (
+    "Add a node for this project, or have its administrator let the projects that trust each other share nodes."
+)
+
+
+def isolated() -> Problem:
+    """Return why a replica gets no place where every node is another project's."""
+    return Problem(code=ISOLATED, message=f"The replica {NO_NODE_OF_ITS_OWN}", todo=_ISOLATED_TODO)
+
+
+def is_isolated(decision: Decision) -> bool:
+    """Tell whether a replica was refused because the node is another project's."""
+    return isinstance(decision.answer, ReplicaRefused) and decision.answer.problem.code == ISOLATED
+
+
+def decide_admit(nodes: Collection[Node], project: str) -> None:
+    """Raise `Forbidden` (`isolation_required`) when all nodes that there ever were are other projects'."""
+    if nodes and not any(is_open_to(node, project) for node in nodes):
+        raise Forbidden(
+            ISOLATED,
+            "Every node runs the code of another project.",
+            why="All programs of a node have one user of the system, so projects do not share nodes.",
+            todo=_ISOLATED_TODO,
+        )
 
 
 def no_room(nodes: Sequence[Node], wanted: Resources) -> Problem:
@@ -253,6 +341,10 @@ def no_room(nodes: Sequence[Node], wanted: Resources) -> Problem:
 
 
 # --- explanations
+
+NO_NODE_OF_ITS_OWN: Final = (
+    f"waits for a node of its project: every node that is here runs the code of another one ({ISOLATED})."
+)
 
 
 def _gpus(count: int, kind: str) -> str:

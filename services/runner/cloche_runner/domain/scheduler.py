@@ -5,6 +5,9 @@ the nodes goes first, and within a project whoever came first. A run that waited
 `starving_s` goes before all younger ones of its priority, whatever its project's share: nobody is
 outrun for ever by projects that hold less.
 
+Where. On nodes that are open to its project: those where projects may meet, its own, and those where nobody has
+had anything yet.
+
 What does not fit. Smaller runs behind it may go first (backfill) until it has waited `patience_s`.
 Then it reserves the node that lacks least for it, and runs that stand behind it get nothing on that
 node until it fits; other nodes stay open. So a large run waits at most for what runs already. What
@@ -17,7 +20,21 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import islice
 
-from cloche_runner.domain.nodes import Claimant, Node, allocate, could_fit, evolve, fits, never, suited, waits_for
+from cloche_runner.domain.nodes import (
+    NO_NODE_OF_ITS_OWN,
+    Claimant,
+    Node,
+    allocate,
+    could_fit,
+    evolve,
+    fits,
+    is_free_of_projects,
+    is_open_to,
+    never,
+    project_of,
+    suited,
+    waits_for,
+)
 from cloche_shared.contracts.runs import Resources
 
 LOOK = 500
@@ -119,10 +136,10 @@ class Queue:
         """Return the priorities that occur, highest first."""
         return sorted({priority for priority, _ in self._lanes}, reverse=True)
 
-    def lanes(self, priority: int, possible: Callable[[Resources], bool]) -> dict[str, Iterator[Waiting]]:
+    def lanes(self, priority: int, possible: Callable[[Waiting], bool]) -> dict[str, Iterator[Waiting]]:
         """Return the runs of a priority that are `possible`, by project, each in order."""
         return {
-            project: (one for one in map(self._waiting, lane) if possible(one.resources))
+            project: (one for one in map(self._waiting, lane) if possible(one))
             for (of, project), lane in self._lanes.items()
             if of == priority
         }
@@ -142,7 +159,7 @@ class Shares:
         self._held: dict[str, tuple[float, float, float]] = {}
         for node in here:
             for holder, held in node.held.items():
-                self._add(holder.split("/")[1] if holder.count("/") > 1 else "", held.cpus, held.memory, len(held.gpus))
+                self._add(project_of(holder), held.cpus, held.memory, len(held.gpus))
 
     def _add(self, project: str, cpus: float, memory: float, gpus: float) -> None:
         has = self._held.get(project, (0.0, 0.0, 0.0))
@@ -160,11 +177,11 @@ class Shares:
 
 
 def in_order(
-    queue: Queue, shares: Shares, old: str, possible: Callable[[Resources], bool] = lambda _: True
+    queue: Queue, shares: Shares, old: str, possible: Callable[[Waiting], bool] = lambda _: True
 ) -> Iterator[Waiting]:
     """Yield the waiting runs, best first; `shares` may change between two. Who came before `old` is starving.
 
-    Those whose resources are not `possible` are passed over: however many they are, they hold up nobody.
+    Those that are not `possible` are passed over: however many they are, they hold up nobody.
     """
     for priority in queue.priorities():
         heads: list[tuple[tuple[object, ...], Waiting, Iterator[Waiting]]] = []
@@ -221,7 +238,7 @@ class _Round:
 
     def place(self, waiting: Waiting) -> bool:
         wanted = waiting.resources
-        able = [name for name, node in self.nodes.items() if fits(node, wanted) and name not in self.reserved]
+        able = [name for name in self._open_to(waiting) if fits(self.nodes[name], wanted) and name not in self.reserved]
         if not able:
             self._decline(waiting)
             return False
@@ -234,8 +251,12 @@ class _Round:
         self.placements.append(Placement(waiting, name))
         return True
 
+    def _open_to(self, waiting: Waiting) -> list[str]:
+        return [name for name, node in self.nodes.items() if is_open_to(node, waiting.project)]
+
     def _decline(self, waiting: Waiting) -> None:
-        kept = next((key for name, key in self.reserved.items() if fits(self.nodes[name], waiting.resources)), "")
+        could = (name for name in self._open_to(waiting) if fits(self.nodes[name], waiting.resources))
+        kept = next((self.reserved[name] for name in could if name in self.reserved), "")
         if kept:
             self.reasons[waiting.key] = f"waits for its turn: the free room is kept for {kept}, which came before."
         if waiting.since < self.times.impatient:
@@ -243,20 +264,22 @@ class _Round:
 
     def _reserve(self, waiting: Waiting) -> None:
         wanted = waiting.resources
-        able = [name for name, node in self.nodes.items() if could_fit(node, wanted) and name not in self.reserved]
+        fitting = (name for name in self._open_to(waiting) if could_fit(self.nodes[name], wanted))
+        able = [name for name in fitting if name not in self.reserved]
         if able:
             name = min(able, key=lambda one: (*_lack(self.nodes[one], wanted), one))
             self.reserved[name] = waiting.key
 
 
-def _left(node: Node, wanted: Resources) -> tuple[int, float]:
+def _left(node: Node, wanted: Resources) -> tuple[bool, int, float]:
     """Return what would stay free: the tightest node is best, so that large holes stay for large requests."""
-    return (len(node.free_gpus) - wanted.gpus, node.free_cpus - wanted.cpus)
+    return (is_free_of_projects(node), len(node.free_gpus) - wanted.gpus, node.free_cpus - wanted.cpus)
 
 
-def _lack(node: Node, wanted: Resources) -> tuple[int, float, int]:
+def _lack(node: Node, wanted: Resources) -> tuple[bool, int, float, int]:
     """Return what is missing."""
     return (
+        is_free_of_projects(node),
         max(0, wanted.gpus - len(suited(node.free_gpus, wanted))),
         max(0.0, wanted.cpus - node.free_cpus),
         max(0, wanted.memory - node.free_memory),
@@ -268,12 +291,15 @@ def plan(queue: Queue, nodes: Mapping[str, Node], times: Times) -> Plan:
     shares = Shares(nodes)
     state = _Round(nodes, times)
     misses = 0
-    known: dict[Resources, bool] = {}
+    known: dict[tuple[str, Resources], bool] = {}
 
-    def possible(wanted: Resources) -> bool:
-        if wanted not in known:
-            known[wanted] = any(could_fit(node, wanted) for node in state.nodes.values())
-        return known[wanted]
+    def possible(waiting: Waiting) -> bool:
+        asked = (waiting.project, waiting.resources)
+        if asked not in known:
+            known[asked] = any(
+                is_open_to(node, waiting.project) and could_fit(node, waiting.resources) for node in nodes.values()
+            )
+        return known[asked]
 
     for waiting in islice(in_order(queue, shares, times.starving, possible), LOOK):
         if waiting.not_before > times.now:
@@ -291,4 +317,7 @@ def plan(queue: Queue, nodes: Mapping[str, Node], times: Times) -> Plan:
 def explain(waiting: Waiting, nodes: Mapping[str, Node], plan: Plan) -> str:
     """Return why a run waits."""
     here = [node for node in nodes.values() if node.is_here]
-    return plan.reasons.get(waiting.key) or never(here, waiting.resources) or waits_for(here, waiting.resources)
+    able = [node for node in here if is_open_to(node, waiting.project)]
+    if here and not able:
+        return NO_NODE_OF_ITS_OWN
+    return plan.reasons.get(waiting.key) or never(able, waiting.resources) or waits_for(able, waiting.resources)

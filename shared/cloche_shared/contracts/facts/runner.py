@@ -175,12 +175,18 @@ class NodeGpu(Lenient):
 
 
 class NodeJoined(Fact):
-    """A node offers what it has (again: its offer may have changed)."""
+    """A node offers what it has (again: its offer may have changed).
+
+    `shared`: it takes the runs and services of any project. Where not it takes those of one: of `project`, or
+    (empty) of the first that gets anything there.
+    """
 
     cpus: float
     memory: int
     gpus: tuple[NodeGpu, ...] = ()
     address: str = ""
+    shared: bool = True
+    project: str = ""
 
 
 class NodeLost(Fact):
