@@ -10,7 +10,7 @@ import pytest
 from cloche_shared.adapters.kafka_bus import KafkaBus
 from cloche_shared.errors import Unavailable
 from tests.environments.fixtures import Start
-from tests.environments.kafka import kafka_settings
+from tests.environments.kafka import drop_topics, kafka_bus, kafka_settings
 from tests.environments.servers import KafkaServer
 from tests.integration.kafka_events import RUNS, Taken, event, follow, ids, send, take, until_all
 
@@ -120,3 +120,21 @@ async def test_a_broker_that_is_away_at_the_start_is_waited_for(own_server: Star
         assert not waiting.done()
         await asyncio.to_thread(server.handle().start)
         assert await waiting == [event("a").id]
+
+
+async def test_topics_that_a_broker_lost_are_named_until_the_process_begins_anew(kafka_server: KafkaServer) -> None:
+    async with kafka_bus(kafka_server) as bus:
+        assert [await bus.check(), await bus.check()] == [None, None]
+        await drop_topics(bus)
+        said = ""
+        async with asyncio.timeout(60):
+            while not said.startswith("topics_lost: the broker lost cloche."):
+                said = str(await bus.check())
+                await asyncio.sleep(0.1)
+        other = KafkaBus(kafka_settings(kafka_server), "test", "2", prefix=bus.prefix)
+        try:
+            await probed(other)
+            assert [await other.check(), await other.check()] == [None, None]
+        finally:
+            await other.close()
+        assert str(await bus.check()).startswith("topics_lost:")

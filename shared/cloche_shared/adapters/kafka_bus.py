@@ -120,6 +120,7 @@ class KafkaBus:
             guarded = await check_guarded(admin, self._reach)
             await self._topics.ensure(admin, all_topics())
             await self._sender.warm(all_topics())
+            self._topics.lost(await self._sender.topics())
             count = len((await admin.describe_cluster())["brokers"])
             rights = "rights by topic" if guarded else "everybody may write"
             return f"Kafka ({said}), {count} broker(s), {settings.security_protocol}, {rights}"
@@ -133,12 +134,18 @@ class KafkaBus:
             await self._as_admin(lambda admin: self._topics.ensure(admin, topics))
 
     async def check(self) -> str | None:
-        """Return what is wrong with the broker now, None when it is well."""
+        """Return what is wrong with the broker now, None when it is well.
+
+        A broker that lost topics is not well until this process begins anew, whatever it holds then.
+        """
         try:
-            await self._sender.ask()
+            lost = self._topics.lost(await self._sender.topics())
         except ClocheError as error:
             return f"{error.code}: {error.why}"
-        return None
+        if not lost:
+            return None
+        which = lost[0] if len(lost) == 1 else f"{lost[0]} and {len(lost) - 1} more"
+        return f"topics_lost: the broker lost {which}; restart the services, then `cloche events republish`."
 
     async def close(self) -> None:
         """Close every connection; what was not acknowledged is sent again by whoever kept it."""

@@ -65,13 +65,13 @@ class Sender:
         for topic in topics:
             await producer.partitions_for(self._reach.prefix + topic)
 
-    async def ask(self) -> None:
-        """Let the broker answer something small. Raises `Unavailable`."""
+    async def topics(self) -> set[str]:
+        """Ask the broker which topics there are that this user may see (full names). Raises `Unavailable`."""
 
-        async def small() -> None:
-            await (await self._ready()).client.fetch_all_metadata()
+        async def ask() -> set[str]:
+            return set((await (await self._ready()).client.fetch_all_metadata()).topics())
 
-        await within(self._reach.settings.deadline_s, small)
+        return await within(self._reach.settings.deadline_s, ask)
 
     def close(self) -> None:
         """Send nothing more."""

@@ -1,7 +1,7 @@
 """Topics: created with partitions, retention and limits; refused where order would break."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
@@ -47,6 +47,9 @@ class Topics:
     def __init__(self, reach: Reach) -> None:
         self._reach = reach
         self._known: set[str] = set()
+        self._seen: set[str] = set()
+        self._absent: set[str] = set()
+        self._lost: set[str] = set()
 
     def admin(self) -> AIOKafkaAdminClient:
         """Return a client for an operator's questions."""
@@ -87,6 +90,19 @@ class Topics:
     def knows(self, topic: str) -> bool:
         """Return whether a topic is known to be there."""
         return topic in self._known
+
+    def lost(self, there: Collection[str]) -> list[str]:
+        """Take note of what the broker shows (full names); return which topics of facts it had, and lost.
+
+        Two looks in a row must miss a topic, as a broker that begins may know less for a moment. What was lost
+        once stays so, also when somebody made it anew: this process's places in it are those of the former one.
+        """
+        mine = {self._reach.prefix + topic for topic in self._known if not topic.endswith(DEAD)}
+        absent = self._seen.difference(there)
+        self._lost |= absent & self._absent
+        self._absent = absent
+        self._seen |= mine.intersection(there)
+        return sorted(name.removeprefix(self._reach.prefix) for name in self._lost)
 
     async def names_of_dead(self, admin: AIOKafkaAdminClient) -> list[str]:
         """Return the full names of all dead-letter topics that are there."""
