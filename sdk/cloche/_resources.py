@@ -110,10 +110,12 @@ class Environments(Resource):
         return ops.get(_views.Environment, "environments", name, version=number, label=label)
 
     @operation
-    def list(self, limit: int | None = None, *, archived: bool = False) -> Operation[list_[_views.Environment]]:
-        """Return the latest version of each environment; with `archived` of those that were archived."""
-        chosen = "true" if archived else None
-        return ops.views(_views.Environment, "environments", limit=limit, archived=chosen)
+    def list(
+        self, limit: int | None = None, *, archived: bool = False, curated: bool = False
+    ) -> Operation[list_[_views.Environment]]:
+        """Return the latest version of each environment; of those that were archived, or of the curated ones."""
+        chosen = {"archived": "true" if archived else None, "curated": "true" if curated else None}
+        return ops.views(_views.Environment, "environments", limit=limit, **chosen)
 
     @operation
     def versions(self, name: str, limit: int | None = None) -> Operation[list_[_views.Environment]]:

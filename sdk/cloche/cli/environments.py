@@ -102,10 +102,11 @@ def list_all(
     limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many.")] = 100,
     *,
     archived: Annotated[bool, typer.Option("--archived", help="Those that were archived, instead.")] = False,
+    curated: Annotated[bool, typer.Option("--curated", help="The starters that every project has, instead.")] = False,
 ) -> None:
     """List environments by name, each with its latest version."""
     with session.client() as client:
-        found = client.environments.list(limit=limit, archived=archived)
+        found = client.environments.list(limit=limit, archived=archived, curated=curated)
     _table(session, found, "No environments yet: `cloche env register NAME -r requirements.txt`.")
 
 

@@ -10,6 +10,7 @@ from starlette.responses import Response, StreamingResponse
 from cloche_registry.definitions import with_requirements
 from cloche_registry.domain import environments as environment_domain
 from cloche_registry.domain import models as model_domain
+from cloche_registry.domain.curated import CURATED
 from cloche_registry.domain.environments import Environment
 from cloche_registry.handlers import OWNER, Environments, ModelDraft, Models, outcome_version
 from cloche_registry.life import add_life
@@ -25,6 +26,7 @@ from cloche_registry.schemas import (
 from cloche_registry.uses import RUNS_SEEN
 from cloche_shared.contracts.common import Name
 from cloche_shared.contracts.references import Label, Version
+from cloche_shared.definitions.rules import check_name
 from cloche_shared.errors import Invalid, Violation
 from cloche_shared.http.caller import Caller, may
 from cloche_shared.http.conditions import IfMatch, Matching, Once, RequestKey, etag_of
@@ -89,13 +91,23 @@ class _EnvironmentApi:
         *,
         unused: bool = False,
     ) -> Reply:
-        """Apply a decision and show the latest version; with `unused` only where nothing uses the environment."""
+        """Apply a decision and show the latest version; with `unused` only where nothing uses the environment.
+
+        Curated environments stay as they are.
+        """
+        check_name(name)
         origin = caller.origin(request_id=once.request_id(caller.project))
         apply = self.handlers.delete if unused else self.handlers.change
         changed = await apply(caller.project, name, origin, decide, once.fingerprint)
         caller.wrote(changed.stream, changed.seq)
         state = changed.state
         return Reply(environment_json(name, state, len(state.versions)), etag=etag_of(state.changes))
+
+    async def curated(self, caller: Caller) -> Reply:
+        """Return the list of curated environments, all of them."""
+        found = [(name, await self.handlers.find(caller.project, name)) for name in CURATED]
+        items = b",".join(environment_json(name, state, len(state.versions)) for name, state in found)
+        return Reply(b'{"items":[' + items + b'],"next_page_token":null}')
 
     async def register(self, caller: Caller, once: RequestKey, body: RegisterEnvironment) -> Reply:
         """Register and show the version."""
@@ -131,8 +143,11 @@ def environment_routes(handlers: Environments, installation: str) -> APIRouter:
         paging: Paging,
         *,
         archived: Annotated[bool, Query(description="Those that were archived, instead of the others.")] = False,
+        curated: Annotated[bool, Query(description="The curated ones, also those that nobody used yet.")] = False,
     ) -> Response:
         """List environments by name, each with its latest version."""
+        if curated:
+            return await api.curated(caller)
         rows = await handlers.views.page(
             ENVIRONMENTS,
             caller.project,

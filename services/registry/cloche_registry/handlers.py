@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from cloche_registry.definitions import Recipe, candidate
-from cloche_registry.domain import environments, models
+from cloche_registry.domain import curated, environments, models
 from cloche_registry.domain.environments import Environment, EnvironmentVersion
 from cloche_registry.domain.models import Model, ModelVersion
 from cloche_registry.ports import RunCopies
@@ -134,7 +134,7 @@ class Environments:
         if deleted and present.state.deleted:
             return present.state
         try:
-            return environments.existing(name, present.state)
+            return environments.existing(name, curated.as_found(present.state, name, self.candidate))
         except NotFound as error:
             raise await self._with_near(error, project, name) from None
 
@@ -332,8 +332,8 @@ class Resolver:
         self, project: str, ref: EnvironmentRef, resolved: tuple[ResolvedModel, ...], origin: Origin
     ) -> None:
         def decide(state: Environment) -> Decision:
-            found = environments.resolve(state, ref)
-            return Decision(answer=ReferencesResolved(environment=found, models=resolved))
+            facts, found = curated.decide_use(state, ref, self._environments.candidate)
+            return Decision(facts, ReferencesResolved(environment=found, models=resolved))
 
         await self._environments.change(project, ref.name, origin, decide)
 
