@@ -27,6 +27,7 @@ MODULES: Final = {
     "recovery": "bench_recovery",
     "lists": "bench_lists",
     "hash": "bench_hash",
+    "versions": "bench_versions",
     "demo": "bench_demo",
 }
 BUDGET_SECONDS: Final = 540
