@@ -45,6 +45,8 @@ class HttpSettings(Section):
     may ask for, ten seconds' worth at once; 0: any; not set: any on loopback, else 50.
     `proxies`: addresses and networks (`10.0.0.0/8`) of the proxies in front: of their requests the last
     address in `X-Forwarded-For` counts as the caller's, and they may hold any number of connections.
+    `outer_proxies`: those of the proxies before them: where the last address is one of these, the one before
+    it counts, and so on. Name no network from which callers come, for they could say anything.
     """
 
     host: str = "127.0.0.1"
@@ -53,6 +55,7 @@ class HttpSettings(Section):
     hosts: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
     proxies: tuple[str, ...] = ()
+    outer_proxies: tuple[str, ...] = ()
     tls_certificate: str | None = None
     tls_key: str | None = None
     insecure: bool = False

@@ -89,6 +89,17 @@ async def test_the_holder_answers_with_the_callers_credential(elsewhere: Elsewhe
     assert (holder.scopes[0]["path"], holder.scopes[0]["query_string"]) == ("/api/v1/runs/r/log", b"follow=true")
 
 
+async def test_the_holder_hears_the_callers_address_and_not_what_the_caller_says_of_it(
+    elsewhere: Elsewhere, holder: Holder
+) -> None:
+    asked = request((b"x-forwarded-for", b"127.0.0.1"))
+    asked.scope["client"] = ("192.0.2.1", 4711)
+    await answered(elsewhere, asked)
+    [chunk async for chunk in elsewhere.chunks(asked.scope, "node-2", "/api/v1/runs/r/log")]
+    for scope in holder.scopes:
+        assert [value for name, value in scope["headers"] if name == b"x-forwarded-for"] == [b"192.0.2.1"]
+
+
 async def test_fields_that_the_front_adds_are_not_sent_twice(elsewhere: Elsewhere) -> None:
     sent = await answered(elsewhere, request())
     assert sent[0]["headers"] == [(b"content-type", b"text/plain")]

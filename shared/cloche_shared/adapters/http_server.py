@@ -75,7 +75,7 @@ def front_policy(settings: HttpSettings) -> FrontPolicy:
     if rate is None:
         rate = 0.0 if settings.uds or is_loopback(settings.host) else RATE_PER_S
     origins = frozenset(origin.lower() for origin in settings.origins)
-    proxies = Proxies(settings.proxies)
+    proxies = Proxies(settings.proxies, settings.outer_proxies)
     return FrontPolicy(hosts=frozenset(names), origins=origins, requests_per_s=rate, proxies=proxies)
 
 

@@ -15,6 +15,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from cloche_shared.errors import Unavailable
 from cloche_shared.http.exchange import KEY, Exchange, exchange_of
+from cloche_shared.http.proxies import FORWARDED_FOR
 from cloche_shared.ports.journal import Leases, OutcomeUnknownError
 from cloche_shared.ports.platform import Clock, Fields, PeerAnswer, PeerRequest, Peers
 
@@ -27,10 +28,13 @@ _HOP: Final = frozenset(
     (b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"te", b"trailer", b"upgrade")
 ) | {b"transfer-encoding", b"host", b"expect"}
 _OURS: Final = frozenset((b"x-content-type-options", b"referrer-policy", b"x-request-id", b"traceparent", b"date"))
-_CALLERS: Final = frozenset((b"authorization", b"cloche-project", b"x-request-id", b"traceparent", FORWARDED))
+_CALLERS: Final = frozenset(
+    (b"authorization", b"cloche-project", b"x-request-id", b"traceparent", FORWARDED, FORWARDED_FOR)
+)
+_OF_HOP: Final = frozenset((FORWARDED, FORWARDED_FOR))
 BYTES: Final = b"application/octet-stream"
 OK: Final = 200
-_REPLACED: Final = frozenset((b"x-request-id", b"traceparent", FORWARDED))
+_REPLACED: Final = frozenset((b"x-request-id", b"traceparent"))
 
 
 class Elsewhere:
@@ -70,9 +74,12 @@ class Elsewhere:
 
     def _fields(self, scope: Scope) -> list[tuple[bytes, bytes]]:
         exchange: Exchange | None = scope.get(KEY)
-        ours = _REPLACED if exchange is not None else frozenset((FORWARDED,))
+        ours = _OF_HOP | _REPLACED if exchange is not None else _OF_HOP
         fields = [(name, value) for name, value in scope["headers"] if name not in _HOP and name not in ours]
         fields.append((FORWARDED, self._replica))
+        if scope.get("client") is not None:
+            # the caller as this replica knows him: what he says of himself in this field is not passed on
+            fields.append((FORWARDED_FOR, scope["client"][0].encode()))
         if exchange is not None:
             fields += [
                 (b"x-request-id", exchange.request_id.encode()),

@@ -2,29 +2,31 @@
 
 import ipaddress
 from collections.abc import Iterable
+from typing import Final
 
 from starlette.types import Scope
 
 from cloche_shared.errors import Invalid
 
-FORWARDED_FOR = b"x-forwarded-for"
-_REMEMBERED = 1024
+FORWARDED_FOR: Final = b"x-forwarded-for"
+MOST_HOPS: Final = 16
+"""Proxies before each other that are seen through."""
+_REMEMBERED: Final = 1024
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class Proxies:
-    """The addresses and networks whose word about a caller's address is believed."""
+    """The addresses and networks whose word about a caller's address is believed.
 
-    def __init__(self, known: Iterable[str] = ()) -> None:
+    `known` are those that connect to us, `outer` those that stand before them.
+    """
+
+    def __init__(self, known: Iterable[str] = (), outer: Iterable[str] = ()) -> None:
         """Raise `Invalid` (`invalid_setting`) for a text that is no address or network."""
-        try:
-            self._networks = tuple(ipaddress.ip_network(text.strip(), strict=False) for text in known)
-        except ValueError as error:
-            raise Invalid(
-                "invalid_setting",
-                "http.proxies holds a text that is no address and no network.",
-                why=str(error),
-                todo="Write addresses as 10.1.2.3, networks as 10.0.0.0/8.",
-            ) from None
+        self._networks = _networks("http.proxies", known)
+        self._outer = _networks("http.outer_proxies", outer)
         self._seen: dict[str, bool] = {}
 
     def __bool__(self) -> bool:
@@ -43,22 +45,41 @@ class Proxies:
 
     def _is_within(self, address: str) -> bool:
         try:
-            parsed = ipaddress.ip_address(address)
+            return _holds(self._networks, ipaddress.ip_address(address))
         except ValueError:
             return False
-        return any(parsed in network for network in self._networks)
 
     def see_through(self, scope: Scope) -> None:
         """Put the caller's own address into the scope of a request that came through a proxy.
 
-        Only the last address counts: it is the one that the proxy itself saw.
+        The last address counts: it is the one that the proxy itself saw. Where that is a proxy's, too, the one
+        before it counts, and so on; what stands before that anybody may have written.
         """
         client = scope.get("client")
         if client is None or not self.knows(client[0]):
             return
-        given = [value for name, value in scope["headers"] if name == FORWARDED_FOR]
-        last = given[-1].rpartition(b",")[2].strip().decode("latin-1") if given else ""
-        try:
-            scope["client"] = (str(ipaddress.ip_address(last)), 0)
-        except ValueError:
-            return
+        given = b",".join(value for name, value in scope["headers"] if name == FORWARDED_FOR)
+        for text in reversed(given.rsplit(b",", MOST_HOPS)[-MOST_HOPS:]):
+            try:
+                address = ipaddress.ip_address(text.strip().decode("latin-1"))
+            except ValueError:
+                return
+            scope["client"] = (str(address), 0)
+            if not _holds(self._outer, address):
+                return
+
+
+def _networks(setting: str, texts: Iterable[str]) -> tuple[Network, ...]:
+    try:
+        return tuple(ipaddress.ip_network(text.strip(), strict=False) for text in texts)
+    except ValueError as error:
+        raise Invalid(
+            "invalid_setting",
+            f"{setting} holds a text that is no address and no network.",
+            why=str(error),
+            todo="Write addresses as 10.1.2.3, networks as 10.0.0.0/8.",
+        ) from None
+
+
+def _holds(networks: tuple[Network, ...], address: Address) -> bool:
+    return any(address in network for network in networks)
