@@ -19,6 +19,8 @@ MODULES: Final = {
     "submit": "bench_submit",
     "build-prefix": "bench_prefix",
     "build-cold": "bench_cold",
+    "packages": "bench_common",
+    "lock": "bench_lock",
     "conda": "bench_conda",
     "register": "bench_register",
     "runs": "bench_runs",

@@ -9,6 +9,7 @@ import asyncio
 import os
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,7 +51,7 @@ async def _silent(_line: str) -> None:
     """Take a line of a build's log."""
 
 
-async def warm(folder: Path) -> Warm:
+async def warm(folder: Path, requirements: tuple[str, ...] = REQUIREMENTS) -> Warm:
     """Resolve, download and unpack once, through the builder's own functions."""
     interpreters = Interpreters()
     blobs = FileBlobStore(folder / "blobs").space("builder", "public")
@@ -58,7 +59,7 @@ async def warm(folder: Path) -> Warm:
     resolver = UvResolver(folder / "uv", interpreters)
     files = LocalNodeFiles(folder / "node", interpreters)
     http = HttpClient()
-    definition = Definition(python=PythonSection(version=PYTHON, pip=REQUIREMENTS))
+    definition = Definition(python=PythonSection(version=PYTHON, pip=requirements))
     try:
         resolved = await resolver.resolve(definition, _silent)
         sources = Sources(http, blobs, resolver, _silent)
@@ -78,17 +79,22 @@ def put_aside(path: Path) -> None:
 class Uv:
     """uv with a cache and an environment of its own."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, requirements: tuple[str, ...] = REQUIREMENTS) -> None:
+        self._requirements = requirements
         self._venv = folder / "venv"
         self._list = folder / "requirements.txt"
         self._env = environment(UV_CACHE_DIR=str(folder / "cache"), VIRTUAL_ENV=str(self._venv))
         folder.mkdir(exist_ok=True)
 
-    def solve(self) -> None:
-        """Pin the requirements."""
-        text = "\n".join(REQUIREMENTS).encode()
-        self._run("pip", "compile", "-q", "--python-version", PYTHON, "-o", str(self._list), "-", text=text)
+    def compile(self) -> float:
+        """Pin the requirements with hashes, as a lock does, and return the seconds."""
+        text = "\n".join(self._requirements).encode()
+        began = time.perf_counter()
+        self._run(
+            "pip", "compile", "-q", "--generate-hashes", "--python-version", PYTHON, "-o", str(self._list), "-",
+            text=text,
+        )  # fmt: skip
+        return time.perf_counter() - began
 
     def install(self, *options: str) -> float:
         """Make the environment anew and return the seconds."""
@@ -103,6 +109,19 @@ class Uv:
         subprocess.run(argv, check=True, capture_output=True, env=self._env, input=text, timeout=300)
 
 
+def timed(ready: Warm, path: Path) -> Callable[[], float]:
+    """Return what makes the prefix at `path` anew and tells the seconds; call it in another thread than the loop's."""
+    loop = asyncio.get_running_loop()
+
+    def once() -> float:
+        put_aside(path)
+        began = time.perf_counter()
+        asyncio.run_coroutine_threadsafe(ready.prefix(), loop).result()
+        return time.perf_counter() - began
+
+    return once
+
+
 def rows() -> list[Row]:
     """Make the prefix and uv's environment in turn."""
     with scratch("build-prefix") as folder:
@@ -114,17 +133,9 @@ async def _measure(folder: Path) -> list[Row]:
     try:
         path = await ready.prefix()
         peer = Uv(folder / "peer")
-        peer.solve()
+        peer.compile()
         peer.install()
-        loop = asyncio.get_running_loop()
-
-        def ours() -> float:
-            put_aside(path)
-            began = time.perf_counter()
-            asyncio.run_coroutine_threadsafe(ready.prefix(), loop).result()
-            return time.perf_counter() - began
-
-        sides = {"ours": ours, "plain": peer.install}
+        sides = {"ours": timed(ready, path), "plain": peer.install}
         series = await asyncio.to_thread(interleaved, ROUNDS, sides)
         compiled = await asyncio.to_thread(
             interleaved, COMPILED_ROUNDS, {"compiled": lambda: peer.install("--compile-bytecode")}
