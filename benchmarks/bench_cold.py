@@ -41,6 +41,6 @@ def _uv(folder: Path) -> float:
     put_aside(folder)
     peer = Uv(folder)
     began = time.perf_counter()
-    peer.solve()
+    peer.compile()
     peer.install("--compile-bytecode")
     return time.perf_counter() - began
