@@ -14,10 +14,13 @@ _SHIMS = os.path.join(_HERE, "_shims")
 _MODULES = {
     "cloche_runtime": os.path.join(_HERE, "__init__.py"),
     "cloche": os.path.join(_SHIMS, "cloche", "__init__.py"),
-    "cloche.core": os.path.join(_SHIMS, "cloche", "core.py"),
+    "cloche.core": os.path.join(_SHIMS, "cloche", "core", "__init__.py"),
+    "cloche.core.run": os.path.join(_SHIMS, "cloche", "core", "run.py"),
+    "cloche.core.model": os.path.join(_SHIMS, "cloche", "core", "model.py"),
     "azureml": os.path.join(_SHIMS, "azureml", "__init__.py"),
     "azureml.core": os.path.join(_SHIMS, "azureml", "core", "__init__.py"),
     "azureml.core.run": os.path.join(_SHIMS, "azureml", "core", "run.py"),
+    "azureml.core.model": os.path.join(_SHIMS, "azureml", "core", "model.py"),
 }
 
 

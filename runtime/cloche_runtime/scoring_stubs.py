@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Dict, Optional, Sequence
 
 from cloche_runtime import scoring_http
+from cloche_runtime.model import Model
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -16,10 +17,19 @@ _REQUEST = {"AMLRequest": scoring_http.AMLRequest, "rawhttp": scoring_http.rawht
 _RESPONSE = {"AMLResponse": scoring_http.AMLResponse}
 _CONTENTS: Dict[str, Dict[str, object]] = {
     "azureml": {},
+    "azureml.core": {"Model": Model},
+    "azureml.core.model": {"Model": Model},
     "azureml.contrib": {},
     "azureml.contrib.services": {},
     "azureml.contrib.services.aml_request": dict(_REQUEST),
     "azureml.contrib.services.aml_response": dict(_RESPONSE),
+    "cloche": {},
+    "cloche.core": {"Model": Model},
+    "cloche.core.model": {"Model": Model},
+    "cloche.contrib": {},
+    "cloche.contrib.services": {},
+    "cloche.contrib.services.aml_request": dict(_REQUEST),
+    "cloche.contrib.services.aml_response": dict(_RESPONSE),
     "azureml_inference_server_http": {},
     "azureml_inference_server_http.api": {},
     "azureml_inference_server_http.api.aml_request": dict(_REQUEST),

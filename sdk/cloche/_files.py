@@ -13,6 +13,7 @@ from pathlib import Path
 
 from cloche._errors import Invalid, NotFound, TooLarge
 from cloche_shared.contracts.files import FileEntry, Manifest
+from cloche_shared.contracts.runs import RUNS_OWN
 from cloche_shared.store.hashing import manifest_bytes, sha256_digest
 from cloche_shared.store.paths import check_path, path_fault
 from cloche_shared.store.requirements import inline_includes
@@ -93,6 +94,31 @@ def take_one(path: Path, cache: "DigestCache", without: Collection[str] = (), *,
         raise NotFound("source_not_found", f"There is no file {path}.", todo="Name a file that exists.")
     digest, size, executable = cache.digest(path)
     return _snapshot([_entry(path.name, digest, size, executable=executable)], {digest: path})
+
+
+def joined(snapshot: Snapshot, place: str, data: Snapshot) -> Snapshot:
+    """Return a snapshot with the files of another one below the folder `place`.
+
+    Raises `Invalid` (`unsafe_path`, `place_taken`), `TooLarge` (`snapshot_too_large`).
+    """
+    folder = check_path(place)
+    if folder.partition("/")[0] in RUNS_OWN or any(
+        one.path == folder or one.path.startswith(f"{folder}/") for one in snapshot.manifest.files
+    ):
+        raise Invalid(
+            "place_taken",
+            f"{folder} is taken, by the source or by what the run leaves.",
+            todo="Choose another place for the data, or rename it.",
+        )
+    moved = [one.model_copy(update={"path": f"{folder}/{one.path}"}) for one in data.manifest.files]
+    entries = sorted([*snapshot.manifest.files, *moved], key=lambda one: one.path)
+    if len(entries) > MAX_FILES or sum(one.size for one in entries) > MAX_BYTES:
+        raise TooLarge(
+            "snapshot_too_large",
+            f"Source and data have more than {MAX_FILES:,} files or {MAX_BYTES // 1024**2} MiB.",
+            todo="Send less along, or let the script fetch it.",
+        )
+    return _snapshot(entries, {**snapshot.paths, **data.paths})
 
 
 def _snapshot(entries: list[FileEntry], paths: dict[str, Path]) -> Snapshot:

@@ -22,7 +22,7 @@ def read_file(path: Path, kind: str = "") -> "Imported":
     from cloche.formats.detect import format_of, read_as  # noqa: PLC0415 - only where a file is read
 
     path = path / "azureml_environment.json" if path.is_dir() else path
-    text = _text(path)
+    text = read_text(path)
 
     def beside(name: str) -> str:
         found = (path.parent / name).resolve()
@@ -32,12 +32,13 @@ def read_file(path: Path, kind: str = "") -> "Imported":
                 f"{path.name} names the file {name}, which lies outside its folder.",
                 todo="Put it beside the file that names it.",
             )
-        return _text(found)
+        return read_text(found)
 
     return read_as(kind or format_of(path.name, text), text, beside, path.name)
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Return the text of a file. Raises `NotFound` (`file_not_found`), `Invalid` (`file_not_text` …)."""
     try:
         if path.stat().st_size > MAX_BYTES:
             raise Invalid("file_too_large", f"{path} has more than {MAX_BYTES // 1024**2} MiB.")
@@ -57,7 +58,7 @@ def read_conda_environment(named: str) -> "Imported":
     from cloche.formats.conda_meta import of_records  # noqa: PLC0415 - only where one is read
 
     prefix = _prefix(named)
-    records = [_text(path) for path in sorted((prefix / "conda-meta").glob("*.json"))[:MAX_PACKAGES]]
+    records = [read_text(path) for path in sorted((prefix / "conda-meta").glob("*.json"))[:MAX_PACKAGES]]
     return of_records(records, _metadata(prefix))
 
 

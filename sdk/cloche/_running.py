@@ -9,6 +9,7 @@ from cloche import _operations as ops
 from cloche import _views
 from cloche._calls import Call, Operation, fetch, send, snapshot_of
 from cloche._faces import operation, stream
+from cloche._files import joined
 from cloche._resources import Resource
 from cloche._streams import Stream, files_of, log_piece, score_call, scored
 from cloche_shared.contracts.runs import RUNS_OWN
@@ -112,14 +113,20 @@ class Runs(Resource, Generic[R]):
         tags: Mapping[str, str] | None = None,
         experiment: str | None = None,
         display_name: str | None = None,
+        data: Mapping[str, str | Path] | None = None,
     ) -> Operation[R]:
         """Run a script; the folder `source` (its own, unless given) is sent along, but not its `outputs/` and `logs/`.
+
+        `data` are files and folders that are sent too, by the place below the script's working folder where it
+        finds them: the run gets copies, what lies here stays as it is.
 
         `memory` in bytes, `deadline` and `grace` in seconds. Without an environment the server's default
         one is used. Raises `NotFound` (`script_not_found`), `TooLarge` (`snapshot_too_large`), `Invalid`.
         """
         folder, inside = ops.split_script(script, source)
         snapshot = yield from snapshot_of(folder, RUNS_OWN)
+        for place, path in (data or {}).items():
+            snapshot = joined(snapshot, place, (yield from snapshot_of(Path(path), follow=True)))
         body = ops.run_body(
             script=inside,
             arguments=arguments,
@@ -251,6 +258,7 @@ class Services(Resource, Generic[S]):
         init_timeout: float | None = None,
         queue: int | None = None,
         description: str | None = None,
+        tags: Mapping[str, str] | None = None,
         update: bool = False,
     ) -> Operation[S]:
         """Serve a script with `init()` and `run()`; with `update` an existing service gets a new revision."""
@@ -270,6 +278,7 @@ class Services(Resource, Generic[S]):
                 "init_timeout": init_timeout,
                 "queue": queue,
                 "description": description,
+                "tags": dict(tags) if tags else None,
             },
         )
         del body["arguments"]

@@ -1,0 +1,1 @@
+"""What the SDK that people know keeps under this name."""

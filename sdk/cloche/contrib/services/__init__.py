@@ -1,0 +1,1 @@
+"""What scoring scripts with raw HTTP import."""

@@ -1,0 +1,1 @@
+"""What this layer reaches by others' clients."""
