@@ -25,7 +25,9 @@ Role = Literal["viewer", "submitter", "admin"]
 PREFIX: Final = "cloche"
 SECRET_BYTES: Final = 24
 MIN_PEPPER_BYTES: Final = 20
-is_project_name: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}").fullmatch
+is_name: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}").fullmatch
+"""Whether a text is a name of ours: of a project, an environment, a model, a service."""
+is_project_name: Final = is_name
 EVERY_PROJECT: Final = "*"
 DEFAULT_PROJECT: Final = "default"
 """The project that every installation has."""

@@ -10,8 +10,9 @@ import pytest
 
 from cloche_deployer.domain import decide_rekey
 from cloche_deployer.keys import keys_of
-from cloche_deployer.lookout import PAUSE_S, PacedLookout
+from cloche_deployer.lookout import MOST_OF_PROJECT, PATIENCE_S, PAUSE_S, PacedLookout
 from cloche_deployer.scoring.app import ScoringApp
+from cloche_deployer.scoring.http import KEY_PREFIX
 from cloche_deployer.scoring.target import RoutingTable
 from cloche_deployer.wiring import KeyGuard
 from cloche_shared.access import FailureGate
@@ -28,6 +29,8 @@ class Replica:
     def __init__(self, world: World) -> None:
         self.world = world
         self.read: list[StreamId] = []
+        self.lists = 0
+        self.takes = 0.0
         self.broken = False
         self.lookout = PacedLookout(world.routes, self._read, self._everywhere)
         gate = FailureGate(lambda: 0.0, limit=3)
@@ -35,15 +38,21 @@ class Replica:
 
     async def _read(self, stream: StreamId) -> None:
         self.read.append(stream)
+        await asyncio.sleep(self.takes)
         if self.broken:
             raise Unavailable("store_unavailable", "The store does not answer.")
         await self.world.driver.look(stream)
 
     async def _everywhere(self) -> list[StreamId]:
+        self.lists += 1
         return [self.world.stream]
 
     async def projects(self, token: str, *, patient: bool) -> frozenset[str]:
-        return frozenset({"default"}) if token == "token-of-default" else frozenset()
+        return frozenset({token.removeprefix("token-of-")}) if token.startswith("token-of-") else frozenset()
+
+    async def answers(self, key: str, names: list[str]) -> set[tuple[int, str]]:
+        """Return what requests for all these names are answered, asked at the same time."""
+        return set(await asyncio.gather(*(self.status(key, name) for name in names)))
 
     async def key(self) -> str:
         return keys_of(PEPPER, "default", "svc", await self.world.state())["primary"]
@@ -71,6 +80,7 @@ class Replica:
 
 OPEN = (503, "service_unavailable")
 SHUT = (401, "unauthenticated")
+UNKNOWN = (404, "service_not_found")
 
 
 @pytest.fixture
@@ -113,7 +123,7 @@ async def test_wrong_keys_share_looks_at_a_bounded_pace(replica: Replica) -> Non
     await replica.status(await replica.key())
     replica.read.clear()
     began = asyncio.get_running_loop().time()
-    guesses = (replica.status(f"guess-{number}", address=f"192.0.2.{number % 250}") for number in range(500))
+    guesses = (replica.status(f"{KEY_PREFIX}{number}", address=f"192.0.2.{number % 250}") for number in range(500))
     assert set(await asyncio.gather(*guesses)) == {SHUT}
     took = asyncio.get_running_loop().time() - began
     assert len(replica.read) <= 2 + took / PAUSE_S
@@ -121,12 +131,52 @@ async def test_wrong_keys_share_looks_at_a_bounded_pace(replica: Replica) -> Non
 
 
 @pytest.mark.looptime
+async def test_unknown_names_are_answered_at_once_each_after_a_look_by_its_key(replica: Replica) -> None:
+    await deployed(replica)
+    began = asyncio.get_running_loop().time()
+    names = [f"n{number}" for number in range(MOST_OF_PROJECT)]
+    assert await replica.answers("token-of-default", names) == {UNKNOWN}
+    assert asyncio.get_running_loop().time() - began < 0.01
+    assert {stream.id for stream in replica.read} == set(names)
+    assert replica.lists == 0
+    assert await replica.status("token-of-default", "svc") == UNKNOWN  # as many as a project may look at
+    await asyncio.sleep(2 * PAUSE_S)
+    assert await replica.status("token-of-default", "svc") == OPEN
+
+
+@pytest.mark.looptime
+async def test_who_asks_for_many_names_holds_up_no_other_project_even_where_the_store_is_slow(
+    replica: Replica,
+) -> None:
+    await deployed(replica)
+    replica.takes = 3600.0
+    names = [f"n{number}" for number in range(10 * MOST_OF_PROJECT)]
+    flood = asyncio.create_task(replica.answers("token-of-flood", names))
+    await asyncio.sleep(1)
+    replica.takes = 0.0
+    assert await replica.status("token-of-default", "svc") == OPEN
+    began = asyncio.get_running_loop().time()
+    assert await flood == {UNKNOWN}
+    assert asyncio.get_running_loop().time() - began <= PATIENCE_S
+    assert sum(stream.project == "flood" for stream in replica.read) == MOST_OF_PROJECT
+
+
+@pytest.mark.looptime
+async def test_what_has_not_the_form_of_a_key_or_a_name_is_refused_without_a_look(replica: Replica) -> None:
+    await deployed(replica)
+    assert await replica.status("guess") == SHUT
+    assert await replica.status("token-of-default", "no such") == UNKNOWN
+    assert await replica.status(f"{KEY_PREFIX}guess", "\0") == SHUT
+    assert (replica.read, replica.lists) == ([], 0)
+
+
+@pytest.mark.looptime
 async def test_an_address_that_guesses_too_often_gets_no_more_looks_but_known_keys_pass(replica: Replica) -> None:
     await deployed(replica)
     for _ in range(3):
-        assert await replica.status("guess") == SHUT
+        assert await replica.status(f"{KEY_PREFIX}guess") == SHUT
     replica.read.clear()
-    assert await replica.status("guess") == (429, "too_many_requests")
+    assert await replica.status(f"{KEY_PREFIX}guess") == (429, "too_many_requests")
     assert replica.read == []
     assert await replica.status(await replica.key()) == OPEN
 
@@ -136,10 +186,10 @@ async def test_a_store_that_does_not_answer_leaves_what_is_known_as_it_is(replic
     await deployed(replica)
     await replica.status(await replica.key())
     replica.broken = True
-    assert await replica.status("guess") == SHUT
+    assert await replica.status(f"{KEY_PREFIX}guess") == SHUT
     assert await replica.status(await replica.key()) == OPEN
     replica.broken = False
-    assert await replica.status("guess") == SHUT
+    assert await replica.status(f"{KEY_PREFIX}guess") == SHUT
 
 
 async def test_more_names_than_can_wait_are_refused_without_a_look() -> None:

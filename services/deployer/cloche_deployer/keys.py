@@ -10,6 +10,7 @@ import hmac
 from hashlib import sha256
 
 from cloche_deployer.domain import ServiceState
+from cloche_deployer.scoring.http import KEY_PREFIX
 
 KEY_BYTES = 24
 _TEXT = "cloche-service-key-v1"
@@ -23,4 +24,4 @@ def keys_of(pepper: bytes, project: str, name: str, state: ServiceState) -> dict
 def _key(pepper: bytes, project: str, name: str, incarnation: int, which: str, generation: int) -> str:
     message = "\0".join((_TEXT, project, name, str(incarnation), which, str(generation)))
     raw = hmac.new(pepper, message.encode(), sha256).digest()[:KEY_BYTES]
-    return "clochesvc_" + base64.urlsafe_b64encode(raw).decode()
+    return KEY_PREFIX + base64.urlsafe_b64encode(raw).decode()

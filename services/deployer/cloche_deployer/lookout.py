@@ -5,7 +5,9 @@ anywhere, so nobody is refused before such a look.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import contextlib
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Final
 
 from cloche_deployer.scoring.ports import Routes
@@ -21,6 +23,10 @@ MOST_WAITING: Final = 256
 """Names that wait for a look; who comes with another is refused without one."""
 PATIENCE_S: Final = 5.0
 """Seconds that a request waits for a look at most."""
+MOST_STREAMS: Final = 1024
+"""Services that callers of their projects have looked at within one pause; who asks for another is answered without."""
+MOST_OF_PROJECT: Final = 64
+"""How many of them may be one project's."""
 
 Wanted = tuple[str, str]
 """Project (empty: any) and name."""
@@ -29,7 +35,7 @@ _log = notes_of(__name__)
 
 
 class PacedLookout:
-    """Fulfils `Lookout` with one look at a time for all who wait.
+    """Fulfils `Lookout`: one look at a time for all who may be guessing, and one for each service for its callers.
 
     `read` brings the route of one service up to date, `everywhere` returns the services of all projects.
     """
@@ -45,6 +51,9 @@ class PacedLookout:
         self._everywhere = everywhere
         self._waiting: dict[Wanted, asyncio.Future[None]] = {}
         self._asked = asyncio.Event()
+        self._following: dict[StreamId, asyncio.Future[None]] = {}
+        self._readers: dict[StreamId, asyncio.Task[None]] = {}
+        self._of_project: Counter[str] = Counter()
 
     async def look(self, project: str | None, name: str) -> None:
         """Return after a look at the services of that name which began later than this call, or without one."""
@@ -54,14 +63,55 @@ class PacedLookout:
                 return
             self._waiting[wanted] = asyncio.get_running_loop().create_future()
             self._asked.set()
+        await _waited(self._waiting[wanted])
+
+    async def look_at(self, projects: Collection[str], name: str) -> None:
+        """Return after looks at the services of that name in these projects which began later than this call.
+
+        The first look at a service begins at once, the next after a pause.
+        """
+        looks = [self._next_look(StreamId("service", project, name)) for project in sorted(projects)]
+        await asyncio.gather(*(_waited(look) for look in looks if look is not None))
+
+    def _next_look(self, stream: StreamId) -> asyncio.Future[None] | None:
+        if stream not in self._readers:
+            if len(self._readers) >= MOST_STREAMS or self._of_project[stream.project] >= MOST_OF_PROJECT:
+                return None
+            self._readers[stream] = asyncio.create_task(self._read_for_callers(stream), name=f"look-{stream}")
+            self._of_project[stream.project] += 1
+        if stream not in self._following:
+            self._following[stream] = asyncio.get_running_loop().create_future()
+        return self._following[stream]
+
+    async def _read_for_callers(self, stream: StreamId) -> None:
+        """Look at a service as long as somebody waits for it."""
         try:
-            async with asyncio.timeout(PATIENCE_S):
-                await asyncio.shield(self._waiting[wanted])
-        except TimeoutError:
-            return
+            while (waiter := self._following.pop(stream, None)) is not None:
+                try:
+                    await self._read(stream)
+                except TRANSIENT as error:
+                    _log.warning("service_not_looked_up", service=str(stream), error=str(error))
+                except Exception:  # noqa: BLE001 - who waits is answered from what is known here
+                    _log.exception("service_not_looked_up", service=str(stream))
+                finally:
+                    waiter.set_result(None)
+                await asyncio.sleep(PAUSE_S)
+        finally:
+            del self._readers[stream]
+            self._of_project.subtract((stream.project,))
+            self._of_project = +self._of_project
 
     async def run(self) -> None:
         """Look for ever, whenever somebody asks."""
+        try:
+            await self._look_for_ever()
+        finally:
+            readers = list(self._readers.values())
+            for task in readers:
+                task.cancel()
+            await asyncio.gather(*readers, return_exceptions=True)
+
+    async def _look_for_ever(self) -> None:
         while True:
             await self._asked.wait()
             taken = {wanted: self._waiting.pop(wanted) for wanted in list(self._waiting)[:MOST_NAMES]}
@@ -88,6 +138,12 @@ class PacedLookout:
             streams.update(one for one in await self._everywhere() if _is_wanted(one, unknown))
         for stream in streams:
             await self._read(stream)
+
+
+async def _waited(look: asyncio.Future[None]) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(PATIENCE_S):
+            await asyncio.shield(look)
 
 
 def _is_wanted(stream: StreamId, wanted: set[Wanted]) -> bool:

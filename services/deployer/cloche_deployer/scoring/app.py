@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Protocol
 from urllib.parse import parse_qsl
 
@@ -17,12 +17,21 @@ from cloche_deployer.scoring.exchange import (
     Scope,
     Send,
 )
-from cloche_deployer.scoring.http import JSON, TEXT, IdTooLong, bearer, message_body, request_ids, script_headers
+from cloche_deployer.scoring.http import (
+    JSON,
+    KEY_PREFIX,
+    TEXT,
+    IdTooLong,
+    bearer,
+    message_body,
+    request_ids,
+    script_headers,
+)
 from cloche_deployer.scoring.pool import WorkerPool
 from cloche_deployer.scoring.ports import Access, FailureGuard, Lookout, Onward, Routes
 from cloche_deployer.scoring.target import ServiceTarget, digest
 from cloche_runtime.scoring_frames import OWN_HEADERS, RUN_FAILED, TIMED
-from cloche_shared.access import EVERY_PROJECT
+from cloche_shared.access import EVERY_PROJECT, is_name
 from cloche_shared.errors import ClocheError, Invalid, NotFound, Throttled, Unauthenticated, Unavailable
 from cloche_shared.http.front import MAX_POSITION_BYTES
 
@@ -107,7 +116,7 @@ class ScoringApp:
             target = await self._authorized(exchange, name)
             exchange.origins = target.settings.origins
             if self._lookout is not None and _is_behind(target, exchange):
-                await self._lookout.look(target.project, target.name)
+                await self._lookout.look_at((target.project,), target.name)
             if not (target.is_elsewhere and await self._passed_on(exchange, target)):
                 await self._act(exchange, target, action)
         except IdTooLong as error:
@@ -155,31 +164,29 @@ class ScoringApp:
     ) -> ServiceTarget | None:
         """Return what a token opens; with `anew` nothing is refused before a look at what others know.
 
-        With `patient` a platform token that may be on its way is waited for.
+        With `patient` a platform token that may be on its way is waited for. Raises `NotFound` where it opens
+        other services.
         """
-        again = self._lookout if anew else None
-        try:
-            found = await self._opened(token, project, name, patient=patient)
-        except NotFound:
-            if again is None:
-                raise
-            found = None
-        if found is None and again is not None:
-            await again.look(project, name)
-            return await self._opened(token, project, name, patient=patient)
-        return found
-
-    async def _opened(self, token: str, project: str | None, name: str, *, patient: bool) -> ServiceTarget | None:
-        """Return what a token opens, as far as is known here. Raises `NotFound` where it opens other services."""
-        presented = digest(token)
-        targets = self._routes.lookup(project, name)
-        for target in targets:
-            if target.opens(presented):
-                return target
+        if (found := self._opened(token, project, name)) is not None:
+            return found
         projects = await self._access.projects(token, patient=patient) if self._access is not None else frozenset()
-        if not projects:
-            return None
-        return _only(name, [t for t in targets if t.project in projects or EVERY_PROJECT in projects])
+        if self._lookout is not None and anew and is_name(name):
+            if projects and not self._in(projects, project, name):
+                await _look_as(self._lookout, projects, project, name)
+            elif not projects and token.startswith(KEY_PREFIX):
+                await self._lookout.look(project, name)
+                return self._opened(token, project, name)
+        return _only(name, self._in(projects, project, name)) if projects else None
+
+    def _opened(self, token: str, project: str | None, name: str) -> ServiceTarget | None:
+        """Return the service that a token is a key of, as far as is known here."""
+        presented = digest(token)
+        return next((one for one in self._routes.lookup(project, name) if one.opens(presented)), None)
+
+    def _in(self, projects: Collection[str], project: str | None, name: str) -> list[ServiceTarget]:
+        """Return the services of a name that are open to a token of these projects, as far as is known here."""
+        targets = self._routes.lookup(project, name)
+        return [one for one in targets if one.project in projects or EVERY_PROJECT in projects]
 
     def _slowed(self, exchange: Exchange) -> bool:
         """Whether too many wrong keys came from the address."""
@@ -263,6 +270,16 @@ class ScoringApp:
         )
         await exchange.answer(200, b"", allowed)
         return True
+
+
+async def _look_as(lookout: Lookout, projects: Collection[str], project: str | None, name: str) -> None:
+    """Look for a service where a token of these projects may find it."""
+    if EVERY_PROJECT not in projects:
+        await lookout.look_at([one for one in projects if project in {None, one}], name)
+    elif project is None:
+        await lookout.look(None, name)
+    elif is_name(project):
+        await lookout.look_at((project,), name)
 
 
 def _address(exchange: Exchange) -> str:

@@ -17,6 +17,8 @@ PROBLEM = (b"content-type", b"application/problem+json")
 TEXT = (b"content-type", b"text/plain; charset=utf-8")
 
 # The fields that the front itself looks at; everything else is only passed on to scripts that want it.
+KEY_PREFIX = "clochesvc_"
+"""How the keys of services begin."""
 WATCHED = frozenset(
     {
         b"authorization",

@@ -46,7 +46,7 @@ class PeerOnward:
 
     async def _sent_back(self, exchange: Exchange, target: ServiceTarget) -> bool:
         """Tell the replica that asked that the service is elsewhere, unless a look shows that it is here."""
-        await self._lookout.look(target.project, target.name)
+        await self._lookout.look_at((target.project,), target.name)
         if not target.is_elsewhere:
             return False
         await exchange.problem(_not_reached(target.node), (MOVED, b"1"))
@@ -64,7 +64,7 @@ class PeerOnward:
                 return True
             if loop.time() >= end:
                 raise _not_reached(node)
-            await self._lookout.look(target.project, target.name)
+            await self._lookout.look_at((target.project,), target.name)
             if not address and target.node == node:
                 raise _not_reached(node)
             await asyncio.sleep(_PAUSE_S)

@@ -1,6 +1,6 @@
 """What the scoring data path needs from outside: worker processes, connections, routes, access."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -103,7 +103,16 @@ class Lookout(Protocol):
     """A second look before somebody is refused, where other replicas may know more."""
 
     async def look(self, project: str | None, name: str) -> None:
-        """Bring the services of that name up to date, of one project or of every one; at a bounded pace."""
+        """Bring the services of that name up to date, of one project or of every one; at one pace for all who ask.
+
+        For callers who may be guessing.
+        """
+
+    async def look_at(self, projects: Collection[str], name: str) -> None:
+        """Bring the services of that name in these projects up to date, each by one key and nearly at once.
+
+        For callers of these projects.
+        """
 
 
 class Onward(Protocol):
