@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from cloche import Client
+from cloche import Client, ClocheError
 from cloche.client import Run
 from tests.e2e.cluster import Cluster, free_ports
 from tests.e2e.keeper import processes_of, signal_to
@@ -18,6 +18,7 @@ from tests.e2e.topology import PATIENCE, eventually
 
 pytestmark = pytest.mark.timeout(6 * PATIENCE)
 SETTINGS = {
+    "CLOCHE_RUNNER__SHARED": "false",
     "CLOCHE_RUNNER__CPUS": "2",
     "CLOCHE_RUNNER__LEASE": "5",
     "CLOCHE_RUNNER__LOSS_DELAY": "0.1",
@@ -114,6 +115,17 @@ def test_nodes_die_and_join_while_runs_wait(nodes: Nodes, script: Scripts, tmp_p
         for asked in ("runner-1", "runner-2", "runner-3"):
             eventually(lambda asked=asked: nodes.nodes(asked) == everybody, "the lost node is back")
         assert log_of(first, lost) == whole
+    with Client(nodes.url_of("registry-1"), nodes.token, home=tmp_path) as registry:
+        others = registry.projects.create("others").name
+    for asked in ("runner-1", "runner-2", "runner-3"):
+        _refuses(nodes.url_of(asked), nodes.token, others, code, tmp_path)
+
+
+def _refuses(url: str, token: str, project: str, script: Path, home: Path) -> None:
+    """See a runner refuse a project's run, because every node is another project's."""
+    with Client(url, token, home=home, project=project) as client, pytest.raises(ClocheError) as caught:
+        client.runs.submit(script)
+    assert caught.value.code == "isolation_required"
 
 
 def _node(client: Client, run: Run) -> str:
