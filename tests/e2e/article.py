@@ -1,14 +1,17 @@
 """The article's code samples, read from the page beside the project, and what a reader has at hand beside them."""
 
 import asyncio
-import queue
+import hashlib
 import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from tests.environments.conda_channel import make_channel, python_module, python_package, running_channel
+from cloche_shared.adapters.memory_resolver import Package, wheel_bytes
+from tests.environments.conda_channel import make_channel, python_module, python_package
 
 PAGE = Path(__file__).parent.parent.parent.parent / "shared" / "reference" / "article.md"
 """The article is not ours and lies beside the project; tests that read it are skipped where it is not."""
@@ -53,24 +56,34 @@ def cells() -> list[str]:
     return [re.sub(r"^(from|import) azureml\b", r"\1 cloche", cell, flags=re.MULTILINE) for cell in found]
 
 
-@contextmanager
-def conda_forge(folder: Path) -> Iterator[str]:
-    """Serve a channel `conda-forge` with Python and scikit-learn from a thread; yields what lies above it."""
+def publish(folder: Path) -> None:
+    """Put into a folder the channel `conda-forge` with Python and scikit-learn, and a package index with pillow."""
     learn = python_module("scikit-learn", "0.21.3", "VERSION = '0.21.3'\n")
-    asyncio.run(make_channel(folder / "conda-forge", learn, python_package()))
-    places: queue.SimpleQueue[str] = queue.SimpleQueue()
-    loop, end = asyncio.new_event_loop(), asyncio.Event()
+    asyncio.run(make_channel(folder / "channels" / "conda-forge", learn, python_package()))
+    for shards in (folder / "channels").rglob("repodata_shards*"):
+        shards.unlink()  # the solver's library takes no 304 for this one, which a server of plain files answers
+    pillow = Package("pillow", "5.4.1", (), {"PIL.py": "VERSION = '5.4.1'\n"})
+    content = wheel_bytes(pillow)
+    for place in ("files", "simple/pillow"):
+        (folder / place).mkdir(parents=True, exist_ok=True)
+    (folder / "files" / pillow.filename).write_bytes(content)
+    link = f"../../files/{pillow.filename}#sha256={hashlib.sha256(content).hexdigest()}"
+    (folder / "simple/pillow/index.html").write_text(f'<a href="{link}">{pillow.filename}</a>')
 
-    async def serve() -> None:
-        async with running_channel(folder) as server:
-            places.put(server.url)
-            await end.wait()
 
-    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
-    thread.start()
-    try:
-        yield places.get()
-    finally:
-        loop.call_soon_threadsafe(end.set)
-        thread.join()
-        loop.close()
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *args: object) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """Serve a folder on loopback from a thread; yields its address."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder))) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()

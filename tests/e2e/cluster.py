@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 SERVICES: Final = ("registry", "builder", "runner", "deployer")
 WITH_NODE: Final = frozenset(("runner", "deployer"))
 REPLICAS: Final = int(os.environ.get("CLOCHE_TEST_REPLICAS") or 1)
+PUBLIC: Final = "public"
+"""The folder, in the home of the cluster of a session, that its default package index and channels are served from."""
 HOME: Final = SOCKET_FOLDER - len("/n1/sockets")
 GATEWAY: Final = Path(__file__).parent.parent.parent / "compose" / "gateway.conf"
 
@@ -244,6 +246,11 @@ def shared_cluster(root: Path) -> Iterator[Cluster]:
     said.parent.mkdir(exist_ok=True)
     with _only(root / "cluster.lock"):
         if not said.exists():
+            published = _published(cluster.home / PUBLIC)
+            cluster.settings = {
+                "CLOCHE_BUILDER__CHANNEL_ALIAS": f"{published}/channels",
+                "CLOCHE_BUILDER__DEFAULT_INDEX": f"{published}/simple",
+            }
             try:
                 cluster.start()
             except BaseException:
@@ -254,6 +261,22 @@ def shared_cluster(root: Path) -> Iterator[Cluster]:
     cluster.url, cluster.token = found["url"], found["token"]
     cluster.ports, cluster.pids, cluster.gateway = found["ports"], found["pids"], found["gateway"]
     yield cluster
+
+
+def _published(folder: Path) -> str:
+    """Serve a folder as the package index and the conda channels that definitions name none of; return its address.
+
+    It is empty: who needs packages there puts them there. The keeper ends the process.
+    """
+    folder.mkdir(parents=True)
+    said = folder.with_name(f"{folder.name}.log")
+    argv = [sys.executable, "-u", "-m", "http.server", "--bind", "127.0.0.1", "--directory", str(folder), "0"]
+    with said.open("wb") as log:
+        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+    process.returncode = 0  # the keeper ends it: nobody waits for it here
+    pattern = re.compile(r" port (\d+) ")
+    found: re.Match[str] = eventually(lambda: pattern.search(said.read_text()), "the published folder is served")
+    return f"http://127.0.0.1:{found[1]}"
 
 
 def _told(cluster: Cluster) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-SERVERS = ("cloche._embedded", "cloche_registry", "cloche_builder", "cloche_runner", "cloche_deployer")
+SERVERS = ("cloche._embedded", "cloche_registry", "cloche_builder", "cloche_runner", "cloche_deployer", "http.server")
 GENTLE = 30.0
 """Seconds that servers have to end by themselves."""
 AFTERWARDS = 5.0
