@@ -10,7 +10,7 @@ from cloche_registry.domain import curated, environments, models
 from cloche_registry.domain.environments import Environment, EnvironmentVersion
 from cloche_registry.domain.models import Model, ModelVersion
 from cloche_registry.ports import RunCopies
-from cloche_registry.uses import refuse_used
+from cloche_registry.uses import in_use, use_of_reference
 from cloche_shared.contracts.definition import Definition
 from cloche_shared.contracts.envelope import Event
 from cloche_shared.contracts.fact import Fact, read_fact
@@ -116,9 +116,20 @@ class Environments:
     async def delete(
         self, project: str, name: str, origin: Origin, decide: Callable[[Environment], Decision], fingerprint: str = ""
     ) -> Changed[Environment]:
-        """Delete an environment that nothing uses. Raises `Conflict` (`environment_in_use`)."""
-        await refuse_used(self.views, project, name)
-        return await self.change(project, name, origin, decide, fingerprint)
+        """Delete an environment that nothing uses. Raises `Conflict` (`environment_in_use`).
+
+        Every reference that was given out is among the uses: they are written before it is given. One that is given
+        while this goes on keeps its version, as with any deletion.
+        """
+        used = await in_use(self.views, project, name)
+
+        def decide_unused(state: Environment) -> Decision:
+            decision = decide(state)
+            if decision.facts and used is not None:
+                raise used
+            return decision
+
+        return await self.change(project, name, origin, decide_unused, fingerprint)
 
     async def history(self, project: str, name: str, after: int, limit: int) -> list[Document]:
         """Return the documents behind number `after`, oldest first."""
@@ -307,6 +318,8 @@ class Resolver:
         project = event.project
         resolved = tuple([await self._models.resolve(project, ref) for ref in references.models])
         wanted = references.environment or self._default
+        if (use := use_of_reference(event, wanted.name)) is not None:
+            await self._environments.views.upsert([use])
         if isinstance(wanted, InlineEnvironment):
             check_name(wanted.name)
             version = self._environments.candidate(wanted.definition, event.actor or origin.actor.subject)

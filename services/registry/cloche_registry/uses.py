@@ -2,7 +2,8 @@
 
 One row for each of them in the view `environment.uses`. Its facet is `+<environment>` while it would be
 missed if the environment went, `<environment>` when it is history, and `-` when it is gone or uses none.
-Nothing is decided on this but whether a deletion is refused; who refers to a version keeps it anyway.
+Whoever is given a reference has his row before, so that what others tell later is never missed. Nothing is
+decided on this but whether a deletion is refused; who refers to a version keeps it anyway.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ from cloche_shared.contracts.facts import (
     ServiceDeleted,
     ServiceDeployed,
     ServicePreparing,
+    ServiceSubmitted,
 )
 from cloche_shared.errors import Conflict
 from cloche_shared.http.paging import PageQuery, page_bytes
@@ -38,6 +40,8 @@ _ENDED: Final = frozenset(fact_type(fact) for fact in (RunCompleted, RunFailed, 
 _BEGUN: Final = frozenset(fact_type(fact) for fact in (RunSubmitted, RunPreparing, ServicePreparing, ServiceDeployed))
 _DELETED: Final = fact_type(ServiceDeleted)
 _PREPARING: Final = fact_type(ServicePreparing)
+_RUN: Final = fact_type(RunSubmitted)
+_SERVICE: Final = fact_type(ServiceSubmitted)
 
 
 def use_row(event: Event) -> Row | None:
@@ -52,9 +56,24 @@ def use_row(event: Event) -> Row | None:
         return None
     name, version = _environment(event.data)
     ended = event.type in _ENDED
+    if not name and not ended:
+        return None  # the default one: its row is there since it was looked up
     facet = GONE if not name else name if ended else f"+{name}"
     body = _body(stream.kind, stream.id, version, active=not ended)
     return Row(USES, stream.project, key, event.sequence, key, body, facet)
+
+
+def use_of_reference(event: Event, name: str) -> Row | None:
+    """Return the row of a run, or of a service's first revision, that is about to be given an environment."""
+    if event.type == _SERVICE and event.data.get("revision") != 1:
+        return None  # the revision before it has the traffic until this one is deployed
+    if event.type not in {_RUN, _SERVICE}:
+        return None
+    stream = StreamId.parse(event.subject)
+    key = f"{stream.kind}/{stream.id}"
+    _, version = _environment(event.data)
+    body = _body(stream.kind, stream.id, version, active=True)
+    return Row(USES, stream.project, key, event.sequence, key, body, f"+{name}")
 
 
 def _environment(data: Mapping[str, object]) -> tuple[str, str]:
@@ -88,15 +107,15 @@ async def uses_page(views: Views, project: str, name: str, paging: PageQuery, *,
     return page_bytes(rows, paging)
 
 
-async def refuse_used(views: Views, project: str, name: str) -> None:
-    """Refuse to delete an environment that something uses. Raises `Conflict` (`environment_in_use`)."""
+async def in_use(views: Views, project: str, name: str) -> Conflict | None:
+    """Return why an environment cannot be deleted (`environment_in_use`), None where nothing uses it."""
     rows = await views.page(USES, project, facet=f"+{name}", limit=SHOWN + 1)
     if not rows:
-        return
+        return None
     found = [orjson.loads(row.body) for row in rows[:SHOWN]]
     named = ", ".join(f"{one['kind']} {one['id']}" for one in found)
     more = " and more" if len(rows) > SHOWN else ""
-    raise Conflict(
+    return Conflict(
         "environment_in_use",
         f"The environment {name!r} is in use.",
         why=f"It is used by {named}{more}.",
