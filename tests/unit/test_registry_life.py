@@ -7,9 +7,17 @@ from typing import Any
 import pytest
 
 from cloche_shared.contracts.definition import Definition
-from cloche_shared.contracts.facts import RunCompleted, RunPreparing, RunSubmitted, ServiceDeleted, ServiceDeployed
+from cloche_shared.contracts.facts import (
+    RunCompleted,
+    RunPreparing,
+    RunSubmitted,
+    ServiceDeleted,
+    ServiceDeployed,
+    ServiceSubmitted,
+)
 from cloche_shared.contracts.references import References, ResolvedEnvironment
 from cloche_shared.contracts.runs import Ended
+from cloche_shared.contracts.services import ServiceSpec
 from cloche_shared.definitions.difference import differences
 from tests.unit.registry_world import DIGEST, SKLEARN, SPEC, World, started
 
@@ -219,3 +227,41 @@ async def test_a_service_and_a_model_hold_an_environment_until_they_are_gone(wor
     await world.client.delete("/models/m")
     await eventually(lambda: uses(world), lambda found: found == [])
     assert (await world.client.delete("/environments/sk")).status_code == 200
+
+
+async def test_an_environment_is_in_use_from_the_moment_a_reference_to_it_was_given(world: World) -> None:
+    await world.register("sk", SKLEARN)
+    for _ in range(5):
+        await world.ask({"environment": {"name": "sk"}})
+        refused = await world.client.delete("/environments/sk")
+        assert (refused.status_code, refused.json()["code"]) == (409, "environment_in_use")
+        run = refused.json()["uses"][0]["id"]
+        ended = RunCompleted(outputs=DIGEST, ended=Ended(ending="exited", code=0), environment=environment())
+        await world.happens(f"run/default/{run}", ended, 7)
+        await eventually(lambda: uses(world), lambda found: found == [])
+
+
+async def test_a_service_that_waits_for_its_first_revision_holds_its_environment(world: World) -> None:
+    await world.register("sk", SKLEARN)
+    spec = ServiceSpec(entry_script="score.py", snapshot=DIGEST)
+    references = References.model_validate_json('{"environment": {"name": "sk", "version": "1"}}')
+    for revision, name in ((1, "new"), (2, "old")):
+        fact = ServiceSubmitted(revision=revision, spec=spec, references=references)
+        await world.happens(f"service/default/{name}", fact)
+    await eventually(lambda: uses(world), lambda found: found == ["service/new:1"])
+
+
+async def test_what_is_wrong_with_a_deletion_and_that_it_was_done_come_before_who_uses_it(world: World) -> None:
+    await world.register("sk", SKLEARN)
+    await world.ask({"environment": {"name": "sk"}})
+    outdated = {"if-match": '"9"'}
+    assert (await world.client.delete("/environments/sk", headers=outdated)).status_code == 412
+    assert (await world.client.delete("/environments/none")).status_code == 404
+
+    await world.register("other", SKLEARN)
+    key = {"idempotency-key": "k"}
+    assert (await world.client.delete("/environments/other", headers=key)).status_code == 200
+    await world.happens("run/default/late", RunPreparing(environment=environment("other")), 2)
+    await eventually(lambda: uses(world, "other"), lambda found: found == ["run/late:1"])
+    assert (await world.client.delete("/environments/other", headers=key)).status_code == 200
+    assert (await world.client.delete("/environments/other")).json()["code"] == "environment_deleted"
