@@ -19,7 +19,17 @@ if TYPE_CHECKING:
     from cloche.core.workspace import Workspace
 
 _FRAMEWORKS: Final = frozenset(("python", "tensorflow", "pytorch", "scikitlearn"))
-_TOO_LARGE: Final = frozenset(("snapshot_too_large", "source_not_found", "script_not_found", "unsafe_path"))
+_OF_FILES: Final = frozenset(
+    (
+        "snapshot_too_large",
+        "source_not_found",
+        "script_not_found",
+        "script_outside_source",
+        "unsafe_path",
+        "place_taken",
+    )
+)
+"""Codes that say what is wrong with the files that are sent."""
 
 
 def submit(workspace: "Workspace", experiment: str, config: ScriptRunConfig, tags: Mapping[str, str]) -> Submitted:
@@ -45,7 +55,7 @@ def submit(workspace: "Workspace", experiment: str, config: ScriptRunConfig, tag
             try:
                 return workspace.client.runs.submit(script, **wanted)
             except Exception as error:
-                if getattr(error, "code", "") in _TOO_LARGE:
+                if getattr(error, "code", "") in _OF_FILES:
                     with told_as(SnapshotException):
                         raise
                 raise
