@@ -110,6 +110,33 @@ async def test_what_the_relay_has_still_to_send_is_left_to_it_unless_later_facts
     assert [event.sequence for event in log if event is not None] == [1, 2, 3]
 
 
+@pytest.mark.parametrize("limit", [1, 2, 3, 4, 1000])
+async def test_pages_that_cut_a_stream_leave_no_gap_in_it(limit: int) -> None:
+    store, broker = MemoryStore(), MemoryBroker()
+    journal = MemoryJournal(store)
+    said = Commit("c", (EnvironmentArchived(),), Origin(Actor("key:1"), "chain"), "2026-01-01T00:00:00Z").body()
+    keys = [f"environment/default/{name}/{number:012d}" for name in ("a", "b") for number in range(1, 6)]
+    await journal.append_many([Document(key, said, ENVIRONMENTS, key.rpartition("/")[0]) for key in keys])
+    await journal.mark_sent([keys[0], keys[3], keys[5]])
+    republisher = Republisher("registry", journal, MemoryBus(broker), sends=True)
+    page = await republisher.page(Selection(), limit=limit)
+    while page.place:
+        page = await republisher.page(Selection(), page.place, limit=limit)
+    log = [one.event for part in broker.partitions(ENVIRONMENTS) for one in part.log if one.event is not None]
+    for name, numbers in (("a", [1, 2, 3, 4]), ("b", [1])):
+        assert [event.sequence for event in log if event.subject.endswith(f"/{name}")] == numbers
+
+
+async def test_one_aggregate_is_read_no_further_than_the_last_number_that_is_asked_for() -> None:
+    journal = MemoryJournal(MemoryStore())
+    said = Commit("c", (EnvironmentArchived(),), Origin(Actor("key:1"), "chain"), "2026-01-01T00:00:00Z").body()
+    keys = [f"environment/default/a/{number:012d}" for number in range(1, 8)]
+    await journal.append_many([Document(key, said, ENVIRONMENTS, "environment/default/a") for key in keys])
+    republisher = Republisher("registry", journal, MemoryBus(MemoryBroker()), sends=True)
+    page = await republisher.page(Selection(StreamId("environment", "default", "a"), last=2), limit=3)
+    assert (page.documents, page.place) == (3, "")
+
+
 class LateBus(MemoryBus):
     """A bus whose broker does not take anything: it says so at its deadline."""
 

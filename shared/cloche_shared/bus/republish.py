@@ -88,16 +88,32 @@ class Republisher:
         """
         self.check(selection, place)
         documents, following = await self._read(selection, place, limit)
-        events = [event for one in self._gone(documents) for event in self._events(one) if selection.holds(event)]
+        gone = self._gone(documents, await self._going_on(documents, limit))
+        events = [event for one in gone for event in self._events(one) if selection.holds(event)]
         sends = self._sends and not dry and bool(events)
         if sends:
             await self._bus.publish(events)  # within the bus's own deadline: another here would hide its error
         return Sent(len(documents), len(events), len(events) if sends else 0, following)
 
-    def _gone(self, documents: Sequence[Document]) -> list[Document]:
-        """Return what is known to have been with the bus, and what must have been before it."""
+    async def _going_on(self, documents: Sequence[Document], limit: int) -> set[StreamId]:
+        """Return the stream that the page cuts, if more of it has been with the bus than the page holds."""
+        last = documents[-1] if len(documents) == limit else None
+        if last is None or last.sent or not last.topic or not self._sends:
+            return set()
+        stream, _ = place_of(last.key)
+        after = last.key
+        while following := await self._journal.read(f"{stream}/", after=after, limit=MOST_AT_ONCE):
+            if any(document.sent for document in following):
+                return {stream}
+            after = following[-1].key
+        return set()
+
+    def _gone(self, documents: Sequence[Document], streams: set[StreamId]) -> list[Document]:
+        """Return what is known to have been with the bus, and what must have been before it.
+
+        Of `streams` something behind the page has been there.
+        """
         found: list[Document] = []
-        streams: set[StreamId] = set()
         for document in reversed(documents):
             stream, _ = place_of(document.key)
             if document.topic and (document.sent or not self._sends or stream in streams):
@@ -113,7 +129,8 @@ class Republisher:
         if selection.stream is not None:
             begin = max(place, selection.stream.key(selection.first - 1))
             found = await self._journal.read(f"{selection.stream}/", after=begin, limit=limit)
-            return found, self._behind(found, limit)
+            is_whole = selection.last is not None and bool(found) and place_of(found[-1].key)[1] >= selection.last
+            return found, "" if is_whole else self._behind(found, limit)
         kind = place.partition("/")[0] or self._kinds[0]
         found = await self._journal.read(f"{kind}/", after=place if place.partition("/")[2] else "", limit=limit)
         behind = self._behind(found, limit)
