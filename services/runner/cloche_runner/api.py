@@ -123,8 +123,9 @@ def _add_changes(routes: APIRouter, api: _Api) -> None:
     async def cancel(caller: Write, once: Once, matching: Matching, run_id: RunId) -> Response:
         """Cancel a run. One that has ended stays as it is (200); one that a node holds ends soon (202)."""
         if matching.tags:
-            matching.check((await api.reading.run(caller.project, run_id)).seq)
-        changed = await api.commands.cancel(caller.project, run_id, api.submission(caller, once))
+            await api.reading.run(caller.project, run_id)  # one that does not exist is 404, whatever it is held to
+        check = matching.check if matching.tags else None
+        changed = await api.commands.cancel(caller.project, run_id, api.submission(caller, once), check)
         caller.wrote(changed.stream, changed.seq)
         return api.reply(changed.stream, changed.state, changed.seq, is_done=changed.state.is_terminal)
 

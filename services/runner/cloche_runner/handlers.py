@@ -242,8 +242,10 @@ class Commands:
             raise _incomplete(f"{len(missing)} of its files are not here.", missing)
         return frozenset(entry.path for entry in manifest.files)
 
-    async def cancel(self, project: str, run_id: str, submission: Submission) -> Changed[Run]:
-        """Ask for a run's end. Raises `NotFound` (`run_not_found`)."""
+    async def cancel(
+        self, project: str, run_id: str, submission: Submission, check: Callable[[int], None] | None = None
+    ) -> Changed[Run]:
+        """Ask for a run's end. Raises `NotFound` (`run_not_found`), and as `check` does of the number it is at."""
         core = self._core
         stream = core.runs.id(project, run_id)
         at = core.writer.now()
@@ -256,7 +258,7 @@ class Commands:
 
         # whoever ends a run frees what it fills
         return await core.surely(
-            lambda: core.change_run(stream, submission.origin, decide, fingerprint=submission.fingerprint)
+            lambda: core.change_run(stream, submission.origin, decide, fingerprint=submission.fingerprint, check=check)
         )
 
 
