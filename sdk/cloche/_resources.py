@@ -11,6 +11,7 @@ from cloche import _life as life
 from cloche import _locks as locks
 from cloche import _operations as ops
 from cloche import _views
+from cloche import _wheels as wheels_
 from cloche._calls import Call, Operation, fetch, snapshot_of
 from cloche._config import find_endpoint, kept_positions
 from cloche._faces import operation, stream
@@ -84,7 +85,7 @@ class Environments(Resource):
     """Environments and their versions."""
 
     @operation
-    def register(
+    def register(  # noqa: PLR0913 - each is a way to say what is wanted
         self,
         name: str,
         *,
@@ -93,13 +94,20 @@ class Environments(Resource):
         definition: Mapping[str, object] | None = None,
         python: str | None = None,
         variables: Mapping[str, str] | None = None,
+        wheels: Iterable[str | Path | wheels_.Wheel] = (),
     ) -> Operation[_views.Environment]:
-        """Register a definition; an unchanged one returns the version that is there (`created` is false then)."""
+        """Register a definition; an unchanged one returns the version that is there (`created` is false then).
+
+        `wheels` are private wheels besides: uploaded ones, their file names, or files, which are uploaded.
+        """
         if requirements_file is not None:
             requirements = requirements_text(Path(requirements_file))
-        return ops.register_environment(
-            name, requirements=requirements, definition=definition, python=python, variables=variables
+        found = yield from wheels_.references(wheels)
+        said = wheels_.with_wheels(dict(definition or {}), found) if found else definition
+        wanted = ops.register_environment(
+            name, requirements=requirements, definition=said, python=python, variables=variables
         )
+        return (yield from wanted)
 
     @operation
     def get(

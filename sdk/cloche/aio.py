@@ -6,6 +6,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Self, TypeVar
 
+from cloche import _private_wheels as private
 from cloche import _resources as described
 from cloche import _running as running
 from cloche import _views
@@ -59,6 +60,10 @@ class Tokens(Async, described.Tokens):
     """API keys of the client's project. For administrators."""
 
 
+class Wheels(Async, private.Wheels):
+    """Private wheels."""
+
+
 class Letters(Async, described.Letters):
     """Dead letters: messages that no handler could take. For administrators."""
 
@@ -92,6 +97,7 @@ class AsyncClient(Async, described.Connection):
         self._transport = AsyncTransport(exchange)
         self.environments = Environments(self)
         self.builds = Builds(self)
+        self.wheels = Wheels(self)
         self.runs = Runs(self)
         self.models = Models(self)
         self.services = Services(self)

@@ -53,6 +53,10 @@ def register(  # noqa: PLR0913 - one parameter for each option
     var: Annotated[
         list[str] | None, typer.Option("--var", help="A variable of runs and services: KEY=VALUE. Repeatable.")
     ] = None,
+    wheel: Annotated[
+        list[str] | None,
+        typer.Option("--wheel", help="A private wheel: a file, which is uploaded, or the name of one. Repeatable."),
+    ] = None,
     file: Annotated[
         Path | None, typer.Option("--file", "-f", help="A definition: cloche.yaml, JSON, conda, pyproject.toml …")
     ] = None,
@@ -61,12 +65,12 @@ def register(  # noqa: PLR0913 - one parameter for each option
     """Register an environment. What equals the latest version is that version; anything else is the next one."""
     if requirements is not None and package:
         raise Invalid("two_sources", "Packages were given twice.", todo="Use -r or -p.")
-    if requirements is None and not package and file is None and not empty:
+    if requirements is None and not package and not wheel and file is None and not empty:
         raise Invalid(
             "no_packages",
             f"Nothing says which packages {name} has.",
             why="A version without packages would be the latest from now on.",
-            todo="Give -r FILE, -p PACKAGE or --file FILE; --empty, if it is to have none.",
+            todo="Give -r FILE, -p PACKAGE, --wheel FILE or --file FILE; --empty, if it is to have none.",
         )
     if requirements is not None and not requirements.is_file():
         raise NotFound("file_not_found", f"There is no file {requirements}.", todo="Name a requirements file.")
@@ -79,6 +83,7 @@ def register(  # noqa: PLR0913 - one parameter for each option
             definition=_definition(session, file),
             python=python or None,
             variables=variables or None,
+            wheels=wheel or (),
         )
     session.output.result(made.model_dump(mode="json"), f"{made.name}:{made.version}")
     created = bool((made.model_extra or {}).get("created"))

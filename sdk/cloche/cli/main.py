@@ -23,6 +23,7 @@ MODULES: Final = {
     "completion": "about",
     "env": "environments",
     "build": "builds",
+    "wheel": "wheels",
     "submit": "runs",
     "run": "runs",
     "ps": "runs",

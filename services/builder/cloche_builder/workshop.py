@@ -1,21 +1,24 @@
 """The work of one build: resolve, fetch, lock, prove."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from urllib.parse import urlsplit, urlunsplit
 
 from cloche_builder.conda import CondaTools, asks_conda, conda_lock, conda_resolution, wish_of
 from cloche_builder.ports import Prove, Warm
-from cloche_shared.contracts.definition import Artefact, Definition, Lock
+from cloche_shared.contracts.definition import Artefact, Definition, Lock, WheelRef
 from cloche_shared.errors import Failed, NotFound
 from cloche_shared.ports.blobs import Blobs, BlobStore
 from cloche_shared.ports.conda import CondaRecord, CondaWish
 from cloche_shared.ports.platform import Http
-from cloche_shared.ports.resolver import Choice, Ground, Resolution, Resolver, Say
+from cloche_shared.ports.resolver import Choice, Ground, OwnWheel, Resolution, Resolver, Say
 from cloche_shared.store.artefacts import Sources, Stage, fetch, make_lock
 from cloche_shared.store.hashing import canonical_json, lock_bytes, lock_digest
 from cloche_shared.store.packages import foreseen
 
 OWNER = "builder"
+UPLOADS = "registry"
+"""Whose blobs private wheels are uploaded to."""
 _GONE = frozenset({"package_not_found", "hash_mismatch", "url_not_allowed"})
 
 
@@ -78,9 +81,10 @@ class Workshop:
         blobs = self._tools.blobs.space(OWNER, job.scope)
         if job.outlook:
             return await self._foreseen(job, blobs, say)
+        own = await own_wheels(job.definition, job.scope, self._tools, blobs)
         lock = await self._restored(job, blobs, say) if job.lock_digest else None
         if lock is None:
-            lock = await self._solved(job, blobs, say)
+            lock = await self._solved(job, own, blobs, say)
         stored = await blobs.put_bytes(lock_bytes(lock))
         if self._tools.prove is not None:
             await say("Making the environment on this machine")
@@ -89,23 +93,30 @@ class Workshop:
                 await say(f"Warning: {warning}")
         return Made(stored.digest, len(lock.artefacts), sum(artefact.size for artefact in lock.artefacts))
 
-    async def _solved(self, job: Job, blobs: Blobs, say: Say) -> Lock:
+    async def _solved(self, job: Job, own: Sequence[OwnWheel], blobs: Blobs, say: Say) -> Lock:
         if asks_conda(job.definition):
-            return await self._solved_on_conda(job, blobs, say)
-        resolution = await self._tools.resolver.resolve(job.definition, say)
+            return await self._solved_on_conda(job, own, blobs, say)
+        resolution = await self._resolved(job, say, None, own)
         artefacts = await self._fetched(resolution, blobs, say)
         return make_lock(job.definition_hash, resolution, artefacts)
 
-    async def _solved_on_conda(self, job: Job, blobs: Blobs, say: Say) -> Lock:
+    async def _resolved(self, job: Job, say: Say, ground: Ground | None, own: Sequence[OwnWheel]) -> Resolution:
+        if own:
+            return await self._tools.resolver.resolve(job.definition, say, ground, own)
+        if ground is not None:
+            return await self._tools.resolver.resolve(job.definition, say, ground)
+        return await self._tools.resolver.resolve(job.definition, say)
+
+    async def _solved_on_conda(self, job: Job, own: Sequence[OwnWheel], blobs: Blobs, say: Say) -> Lock:
         """Choose conda's packages first, then pip's to fit them."""
         tools, wish, records = await self._conda_records(job, say)
         resolution = conda_resolution(records, wish, tools.platform)
         sources = Sources(self._tools.http, blobs, self._tools.resolver, say, self._tools.stage)
         artefacts = await fetch(resolution, sources)
         resolution = replace(resolution, indexes=())
-        if job.definition.python.pip:
+        if job.definition.python.pip or own:
             ground = await self._ground(tools, make_lock(job.definition_hash, resolution, artefacts), blobs, say)
-            resolution = await self._tools.resolver.resolve(job.definition, say, ground)
+            resolution = await self._resolved(job, say, ground, own)
             artefacts += await fetch(resolution, sources)
         return conda_lock(job.definition_hash, wish, records, resolution, artefacts)
 
@@ -118,19 +129,20 @@ class Workshop:
 
     async def _foreseen(self, job: Job, blobs: Blobs, say: Say) -> Made:
         """Choose as for a new lock, and fetch only what the choice depends on: conda's part, below pip's packages."""
+        own = await own_wheels(job.definition, job.scope, self._tools, blobs)
         if not asks_conda(job.definition):
-            resolution = await self._tools.resolver.resolve(job.definition, say)
+            resolution = await self._resolved(job, say, None, own)
             choices = resolution.choices
         else:
             tools, wish, records = await self._conda_records(job, say)
             resolution = conda_resolution(records, wish, tools.platform)
             choices = resolution.choices
-            if job.definition.python.pip:
+            if job.definition.python.pip or own:
                 sources = Sources(self._tools.http, blobs, self._tools.resolver, say, self._tools.stage)
                 below = make_lock(job.definition_hash, resolution, await fetch(resolution, sources))
                 distributions = await tools.solver.distributions(below.artefacts, blobs)
                 ground = Ground(below.python, below.platform, "", distributions)
-                choices += (await self._tools.resolver.resolve(job.definition, say, ground)).choices
+                choices += (await self._resolved(job, say, ground, own)).choices
         found = foreseen(job.definition_hash, resolution, choices)
         stored = await blobs.put_bytes(canonical_json(found.model_dump(mode="json")))
         return Made(stored.digest, len(choices), sum(choice.size or 0 for choice in choices), outlook=True)
@@ -176,6 +188,40 @@ class Workshop:
             await say(f"{error.what} Solving again")
             return None
         return lock
+
+
+async def own_wheels(definition: Definition, scope: str, tools: Tools, blobs: Blobs) -> tuple[OwnWheel, ...]:
+    """Take a definition's private wheels from what was uploaded into the build's blobs, by digest; return them.
+
+    Raises `Failed` (`wheel_not_found`).
+    """
+    refs = definition.python.wheels
+    uploads = tools.blobs.space(UPLOADS, scope)
+    for digest in await blobs.missing([ref.digest for ref in refs]):
+        here = await uploads.file(digest)
+        try:
+            await (blobs.put_file(here, digest=digest) if here else blobs.put(uploads.read(digest), digest=digest))
+        except (NotFound, FileNotFoundError) as error:
+            raise _no_wheel(next(ref.filename for ref in refs if ref.digest == digest)) from error
+    sizes = await blobs.sizes([ref.digest for ref in refs])
+    return tuple(
+        [OwnWheel(ref.filename, ref.digest, sizes[ref.digest], await _place(ref, tools, blobs)) for ref in refs]
+    )
+
+
+async def _place(ref: WheelRef, tools: Tools, blobs: Blobs) -> str:
+    here = await blobs.file(ref.digest)
+    if here is not None:
+        return str(here)
+    return await tools.stage(blobs, ref.digest) if tools.stage is not None else ""
+
+
+def _no_wheel(filename: str) -> Failed:
+    return Failed(
+        "wheel_not_found",
+        f"The private wheel {filename} is not here.",
+        todo="Upload it with `cloche wheel upload`, then build again.",
+    )
 
 
 def _resolution(lock: Lock, absent: list[Artefact], definition: Definition) -> Resolution:

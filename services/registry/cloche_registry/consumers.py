@@ -11,6 +11,7 @@ from cloche_registry.keys import Keys
 from cloche_registry.ports import FinishedRun
 from cloche_registry.rows import environment_rows, model_rows
 from cloche_registry.uses import RUNS_SEEN, model_use_rows, use_row
+from cloche_registry.wheels import Wheels, wheel_rows
 from cloche_shared.bus.dispatch import BatchConsumer, Consumer, Handler
 from cloche_shared.bus.projector import Projection, Projector
 from cloche_shared.contracts.envelope import Event
@@ -153,7 +154,7 @@ class Listeners:
         )
 
 
-def list_projector(views: Views, environments: Environments, models: Models, keys: Keys) -> Projector:
+def list_projector(views: Views, environments: Environments, models: Models, keys: Keys, wheels: Wheels) -> Projector:
     """Return the projector of the registry's lists."""
     return Projector(
         views,
@@ -161,5 +162,6 @@ def list_projector(views: Views, environments: Environments, models: Models, key
             Projection(environments.streams, environment_rows),
             Projection(models.streams, lambda *of: [*model_rows(*of), *model_use_rows(*of)]),
             Projection(keys.streams, access_rows),
+            Projection(wheels.streams, wheel_rows),
         ],
     )

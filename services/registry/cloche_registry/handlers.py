@@ -11,6 +11,7 @@ from cloche_registry.domain.environments import Environment, EnvironmentVersion
 from cloche_registry.domain.models import Model, ModelVersion
 from cloche_registry.ports import RunCopies
 from cloche_registry.uses import in_use, use_of_reference
+from cloche_registry.wheels import Wheels
 from cloche_shared.contracts.definition import Definition
 from cloche_shared.contracts.envelope import Event
 from cloche_shared.contracts.fact import Fact, read_fact
@@ -73,8 +74,16 @@ class Registered:
 class Environments:
     """Commands on environments."""
 
-    def __init__(self, streams: Streams[Environment], writer: Writer, views: Views, recipe: Recipe) -> None:
+    def __init__(
+        self,
+        streams: Streams[Environment],
+        writer: Writer,
+        views: Views,
+        recipe: Recipe,
+        wheels: Wheels,
+    ) -> None:
         self.streams = streams
+        self.wheels = wheels
         self.views = views
         self.recipe = recipe
         self._writer = writer
@@ -88,10 +97,11 @@ class Environments:
     ) -> Registered:
         """Register a definition; one that equals the latest version is that version.
 
-        Raises `Invalid` (`reserved_name`, and as `candidate` does).
+        Raises `Invalid` (`reserved_name`, and as `candidate` does), `NotFound` (`wheel_not_found`).
         """
         check_name(name)
         version = self.candidate(definition, origin.actor.subject)
+        await self.wheels.check(project, version.definition)
         changed = await self.streams.change(
             self.streams.id(project, name),
             origin,
@@ -323,6 +333,7 @@ class Resolver:
         if isinstance(wanted, InlineEnvironment):
             check_name(wanted.name)
             version = self._environments.candidate(wanted.definition, event.actor or origin.actor.subject)
+            await self._environments.wheels.check(project, version.definition)
             await self._register(project, wanted.name, version, resolved, origin)
         else:
             await self._refer(project, wanted, resolved, origin)

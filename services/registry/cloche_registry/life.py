@@ -23,6 +23,7 @@ from cloche_registry.schemas import (
 )
 from cloche_registry.uses import RUNS_SEEN, uses_page
 from cloche_shared.contracts.common import Name
+from cloche_shared.contracts.definition import Definition
 from cloche_shared.contracts.references import Version
 from cloche_shared.definitions.difference import differences
 from cloche_shared.definitions.rules import Finding, check_name, findings
@@ -34,6 +35,7 @@ from cloche_shared.http.position_wait import views_caught_up
 from cloche_shared.http.replies import Reply
 from cloche_shared.http.strict_json import Json
 from cloche_shared.journal.commit import Written, written
+from cloche_shared.store.wheel_refs import referring
 
 Read = Annotated[Caller, may("environments.read")]
 Write = Annotated[Caller, may("environments.write")]
@@ -54,14 +56,23 @@ def add_life(routes: APIRouter, handlers: Environments, installation: str) -> No
 
 def _add_check(routes: APIRouter, handlers: Environments) -> None:
     @routes.post("/check", response_model=CheckView, operation_id="check_environment")
-    async def check(caller: Read, body: Json[CheckEnvironment]) -> Response:  # noqa: ARG001 - who may ask
+    async def check(caller: Read, body: Json[CheckEnvironment]) -> Response:
         """Say what is wrong with a definition and what may surprise, before anything is registered or runs."""
-        return Reply(orjson.dumps(_checked(handlers, body)))
+        absent = await _absent_wheels(handlers, caller.project, body.definition)
+        return Reply(orjson.dumps(_checked(handlers, body, absent)))
 
 
-def _checked(handlers: Environments, body: CheckEnvironment) -> dict[str, object]:
+async def _absent_wheels(handlers: Environments, project: str, definition: Definition | None) -> list[Finding]:
+    """Return a fault for each private wheel that the project does not have."""
+    refs = referring(definition).python.wheels if definition is not None else ()
+    absent = [number for number, ref in enumerate(refs) if not await handlers.wheels.knows(project, ref)]
+    detail = "It was not uploaded to this project."
+    return [Finding("error", f"/definition/python/wheels/{one}", "wheel_not_found", detail) for one in absent]
+
+
+def _checked(handlers: Environments, body: CheckEnvironment, absent: Sequence[Finding]) -> dict[str, object]:
     recipe = handlers.recipe
-    problems: list[Finding] = []
+    problems: list[Finding] = [*absent]
     try:
         check_name(body.name or "")
     except Invalid as error:

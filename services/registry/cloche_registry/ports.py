@@ -1,7 +1,38 @@
 """What only the registry needs."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
+
+from cloche_shared.ports.blobs import Blobs
+
+
+class WheelSays(Protocol):
+    """What a wheel says of itself; `filename` is the one that its metadata gives it."""
+
+    @property
+    def filename(self) -> str:
+        """The file name."""
+
+    @property
+    def name(self) -> str:
+        """The package."""
+
+    @property
+    def version(self) -> str:
+        """Its version."""
+
+    @property
+    def requires(self) -> tuple[str, ...]:
+        """What it needs."""
+
+    @property
+    def requires_python(self) -> str:
+        """The Pythons that it is for."""
+
+
+LookInto = Callable[[Blobs, str, str], Awaitable[WheelSays]]
+"""Looks into a stored wheel, by digest and the name it came under. Raises `Invalid` (`invalid_wheel`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ class RegistrySettings(Section):
     none where `allowed_indexes` is set.
     `max_file_bytes`: the largest file of a model.
     `max_model_bytes`: the largest model, all files together.
+    `max_wheel_bytes`: the largest private wheel.
     `sweep_every_s`: seconds between two passes that write all lists again; 0: never.
     """
 
@@ -30,4 +31,5 @@ class RegistrySettings(Section):
     allowed_channels: tuple[str, ...] | None = None
     max_file_bytes: int = Field(default=2 * 1024**3, ge=1)
     max_model_bytes: int = Field(default=64 * 1024**3, ge=1)
+    max_wheel_bytes: int = Field(default=1024**3, ge=1)
     sweep_every_s: float = Field(default=3600.0, ge=0)

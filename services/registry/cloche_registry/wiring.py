@@ -18,6 +18,8 @@ from cloche_registry.letters import LETTER, DeadLetters, letter_routes
 from cloche_registry.replay import replay_routes
 from cloche_registry.settings import RegistrySettings
 from cloche_registry.uses import RUNS_SEEN
+from cloche_registry.wheels import AREA, WHEEL, Wheels, wheel_routes
+from cloche_shared.adapters.wheel_check import check_wheel
 from cloche_shared.bus.access_feed import feed_access
 from cloche_shared.bus.commands import DeskParts
 from cloche_shared.bus.dispatch import TRANSIENT, BatchConsumer, Consumer
@@ -64,11 +66,14 @@ class Registry:
         )
         offer = self._relay.offer if self._relay is not None else None
         self._writer = Writer(platform.journal, platform.clock, platform.random, offer=offer)
+        wheel_streams = Streams(WHEEL, self._writer, exclusive=platform.exclusive)
+        self.wheels = Wheels(wheel_streams, self._writer, platform.blobs, check_wheel)
         self.environments = Environments(
             Streams(ENVIRONMENT, self._writer, exclusive=platform.exclusive),
             self._writer,
             platform.views,
             recipe_of(settings),
+            self.wheels,
         )
         self._runs = RunViews(platform.views)
         self.models = Models(
@@ -82,7 +87,7 @@ class Registry:
         access = Streams(ACCESS, self._writer, exclusive=platform.exclusive)
         self.keys = Keys(access, self._writer, platform.access, pepper, clock=platform.clock, random=platform.random)
         self._letters = DeadLetters(platform.bus, Streams(LETTER, self._writer, exclusive=platform.exclusive))
-        self._projector = list_projector(platform.views, self.environments, self.models, self.keys)
+        self._projector = list_projector(platform.views, self.environments, self.models, self.keys, self.wheels)
         self._denials = Denials(self._writer, platform.clock.monotonic, OWNER)
         self._key_uses = KeyUses(platform.access, self._writer, OWNER)
         self._surface = Surface(self._router(), finished=self._denials.note)
@@ -130,7 +135,8 @@ class Registry:
         return InlineEnvironment(name=settings.default_environment, definition=settings.default_definition)
 
     def _answered(self, stream: StreamId, request_id: str) -> None:
-        for streams in (self.environments.streams, self.models.streams, self.keys.streams, self._letters.streams):
+        own = (self.environments.streams, self.models.streams, self.keys.streams, self._letters.streams)
+        for streams in (*own, self.wheels.streams):
             if streams.kind.name == stream.kind:
                 streams.forget_asked(stream, request_id)
 
@@ -147,6 +153,8 @@ class Registry:
             environment_routes(self.environments, platform.installation),
             model_routes(self.models, platform.blobs, platform.installation, RUNS_SEEN),
             files_router("models", platform.blobs, OWNER, max_file_bytes=self._settings.max_file_bytes),
+            wheel_routes(self.wheels, platform.views, platform.blobs, platform.installation),
+            files_router(AREA, platform.blobs, OWNER, max_file_bytes=self._settings.max_wheel_bytes),
             project_routes(self.keys, platform.views, platform.installation),
             token_routes(self.keys, platform.views, platform.installation),
             letter_routes(self._letters),

@@ -20,7 +20,8 @@ from cloche_shared.contracts.definition import Definition
 from cloche_shared.errors import Failed
 from cloche_shared.ports.blobs import Blob, Blobs
 from cloche_shared.ports.platform import HttpAnswer
-from cloche_shared.ports.resolver import BuiltWheel, Choice, Ground, Resolution, Say
+from cloche_shared.ports.resolver import BuiltWheel, Choice, Ground, OwnWheel, Resolution, Say
+from cloche_shared.store.own_wheels import own_choices
 
 BASE = "https://index.invalid/files/"
 
@@ -84,7 +85,9 @@ class MemoryResolver:
                 return f"source of {filename}".encode() if package.only_source else wheel_bytes(package)
         return None
 
-    async def resolve(self, definition: Definition, say: Say, ground: Ground | None = None) -> Resolution:
+    async def resolve(
+        self, definition: Definition, say: Say, ground: Ground | None = None, own: Sequence[OwnWheel] = ()
+    ) -> Resolution:
         python = self._python(definition.python.version if ground is None else ground.python)
         wanted: dict[str, list[Requirement]] = {}
         pending = [line.split(" --hash=")[0] for line in definition.python.pip]
@@ -101,7 +104,9 @@ class MemoryResolver:
         for name in sorted(chosen):
             self._check(chosen[name], wanted[name])
             await say(f"Resolved {name} {chosen[name].version}")
-        choices = tuple(self._choice(chosen[name]) for name in sorted(chosen))
+        private = own_choices(own)
+        given = {choice.name for choice in private}
+        choices = (*(self._choice(chosen[name]) for name in sorted(chosen) if name not in given), *private)
         return Resolution(python, f"/memory/python{python}", "linux-x86_64", choices, _pylock(choices))
 
     def _python(self, version: str | None) -> str:

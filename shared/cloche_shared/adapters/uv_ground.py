@@ -1,4 +1,4 @@
-"""The wheels without content by which uv knows what conda brings (`cloche_shared.store.ground`)."""
+"""Wheels that lie beside uv: those without content that stand for what conda brings, and private ones."""
 
 import base64
 import hashlib
@@ -9,7 +9,8 @@ from pathlib import Path
 
 from packaging.version import InvalidVersion, Version
 
-from cloche_shared.ports.resolver import Distribution
+from cloche_shared.ports.resolver import Distribution, OwnWheel
+from cloche_shared.store.wheel_refs import name_and_version
 
 
 def write_stubs(folder: Path, distributions: Sequence[Distribution]) -> Path:
@@ -23,6 +24,17 @@ def write_stubs(folder: Path, distributions: Sequence[Distribution]) -> Path:
     constraints = folder / "conda.txt"
     constraints.write_text("".join(lines), encoding="utf-8")
     return constraints
+
+
+def place_wheels(folder: Path, wheels: Sequence[OwnWheel]) -> list[str]:
+    """Put private wheels under their names, and return the requirements that lead uv to them."""
+    lines = []
+    for wheel in wheels:
+        place = folder / "own" / wheel.filename
+        place.parent.mkdir(mode=0o700, exist_ok=True)
+        place.symlink_to(wheel.path)
+        lines.append(f"{name_and_version(wheel.filename)[0]} @ {place.as_uri()}")
+    return lines
 
 
 def _stub_name(distribution: Distribution) -> str | None:

@@ -24,12 +24,13 @@ from cloche_shared.adapters import uv_guard
 from cloche_shared.adapters.host_check import any_near, check_files
 from cloche_shared.adapters.interpreters import Interpreter, Interpreters, not_available, probe
 from cloche_shared.adapters.leftovers import Tidied
-from cloche_shared.adapters.uv_ground import write_stubs
+from cloche_shared.adapters.uv_ground import place_wheels, write_stubs
 from cloche_shared.contracts.definition import Definition, PipOptions
 from cloche_shared.errors import Failed
 from cloche_shared.ports.blobs import Blob, Blobs
-from cloche_shared.ports.resolver import BuiltWheel, Choice, Ground, Resolution, Say
+from cloche_shared.ports.resolver import BuiltWheel, Choice, Ground, OwnWheel, Resolution, Say
 from cloche_shared.store.ground import ground_clash, without_ground
+from cloche_shared.store.own_wheels import own_choices, with_own
 from cloche_shared.store.pylock import choose
 from cloche_shared.store.uv_errors import (
     build_error,
@@ -94,7 +95,9 @@ class UvResolver:
         self._managed = managed
         self._package_code = package_code
 
-    async def resolve(self, definition: Definition, say: Say, ground: Ground | None = None) -> Resolution:
+    async def resolve(
+        self, definition: Definition, say: Say, ground: Ground | None = None, own: Sequence[OwnWheel] = ()
+    ) -> Resolution:
         unbuilt = () if self._package_code else definition.python.pip_options.no_binary
         if unbuilt:
             raise source_build_not_allowed(unbuilt[0])
@@ -106,8 +109,9 @@ class UvResolver:
         await check_files(_addresses(definition.python.pip), beside=indexes)
         async with self._folder("resolve") as folder:
             source, target = folder / "requirements.in", folder / "pylock.toml"
-            lines = "\n".join(definition.python.pip) + "\n"
-            await asyncio.to_thread(source.write_text, lines, encoding="utf-8")
+            private = own_choices(own, interpreter.tags)
+            lines = [*definition.python.pip, *await asyncio.to_thread(place_wheels, folder, own)]
+            await asyncio.to_thread(source.write_text, "\n".join([*lines, ""]), encoding="utf-8")
             below = () if ground is None else ground.distributions
             arguments = _compile_arguments(definition.python.pip_options, interpreter, source, target)
             if not self._package_code:
@@ -120,8 +124,10 @@ class UvResolver:
                 clash = self._source_refused(done.lines) or ground_clash(done.lines, definition.python.pip, below)
                 raise clash or resolve_error(done.lines, definition.python.pip)
             text = without_secrets(await asyncio.to_thread(target.read_text, encoding="utf-8"))
-            text = without_ground(text, {one.name for one in below}) if below else text
-        choices = choose(text, interpreter.tags, definition.python, indexes)
+            given = {*(one.name for one in below), *(one.name for one in private)}
+            text = without_ground(text, given) if given else text
+        choices = (*choose(text, interpreter.tags, definition.python, indexes), *private)
+        text = with_own(text, private) if private else text
         found = "1 package" if len(choices) == 1 else f"{len(choices)} packages"
         await say(f"Resolved {found} for Python {interpreter.version} on {interpreter.platform}")
         return Resolution(

@@ -20,6 +20,7 @@ DEAD: Final = ".dead"
 
 OWNERS: Final = {
     "environment": "registry",
+    "wheel": "registry",
     "model": "registry",
     "access": "registry",
     "letter": "registry",

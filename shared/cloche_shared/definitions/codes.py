@@ -31,6 +31,7 @@ ERRORS: Final[Mapping[str, str]] = {
     "argument_not_allowed": "an argument of the container that may not be set",
     "invalid_package": "a system package or Spark package whose name cannot be read",
     "invalid_wheel": "a private wheel whose file name is none of a wheel",
+    "wheel_not_found": "a private wheel that was not uploaded to the project",
     "invalid_variable": "a variable that cannot be passed on",
     "reserved_variable": "a variable that Cloche, the loader or the interpreter gives its meaning",
     "invalid_value": "a value with characters that it may not hold",

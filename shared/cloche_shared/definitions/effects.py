@@ -33,7 +33,6 @@ def _later(code: str, effect: str, *, hashed: bool = True) -> Attribute:
 
 REASONS: Final = {
     "base_environment_not_available": "This server starts from no other conda environment yet.",
-    "wheels_not_available": "This server does not keep private wheels yet.",
     "user_managed_not_available": "This server does not start interpreters of the user's own yet.",
     "package_index_not_available": "This server asks the same indexes for all packages.",
     "images_not_available": "This server runs environments as folders on its nodes, not in containers, yet.",
@@ -52,6 +51,7 @@ _OPTIONS: Final = "tests/contract/test_pip_options.py"
 _CONDA: Final = "tests/integration/test_conda_builds.py"
 _RULES: Final = "tests/unit/test_definition_rules.py"
 _E2E: Final = "tests/e2e/test_environments.py"
+_WHEELS: Final = "tests/e2e/test_wheels.py"
 
 ATTRIBUTES: Final[Mapping[str, Attribute]] = {
     "/python/version": _now("the interpreter", f"{_RESOLVER}::test_a_python_that_is_not_here_lists_what_is"),
@@ -83,7 +83,9 @@ ATTRIBUTES: Final[Mapping[str, Attribute]] = {
         "tests/contract/test_conda_solver.py::test_a_package_comes_from_the_first_channel_that_has_it",
     ),
     "/python/conda/base_environment": _later("base_environment_not_available", "an environment to start from"),
-    "/python/wheels": _later("wheels_not_available", "private wheels by content"),
+    "/python/wheels": _now(
+        "private wheels by content", f"{_WHEELS}::test_a_private_wheel_arrives_in_runs_and_scoring_workers"
+    ),
     "/python/user_managed": _later("user_managed_not_available", "nothing is installed"),
     "/python/interpreter_path": _later("user_managed_not_available", "what starts a user-managed environment"),
     "/docker/enabled": _later("images_not_available", "a container on the target `local`", hashed=False),

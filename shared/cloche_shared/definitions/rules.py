@@ -27,6 +27,7 @@ OLDEST: Final = (3, 8)
 _VERSION: Final = re.compile(r"3\.(\d+)")
 _ONE_PYTHON: Final = re.compile(r"python={1,2}3\.\d{1,2}(\.\d{1,3})?(\.\*)?")
 _INTERPRETER: Final = re.compile(r"[A-Za-z0-9_./+-]{1,1024}")
+_WHEEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+!]{0,127}(-[A-Za-z0-9._+!]{1,128}){4,5}\.whl")
 _MAVEN: Final = re.compile(r"[A-Za-z0-9._-]{1,256}")
 _PINNED: Final = re.compile(r"[^;]*(===?[^*;]+|@ .*)(;.*|$)", re.DOTALL)
 _ULIMITS: Final = frozenset(
@@ -203,8 +204,9 @@ def _python_faults(section: PythonSection) -> Iterator[Violation]:
     yield from _conda_faults(section)
     yield from _index_faults(section.pip_options)
     for number, wheel in enumerate(section.wheels):
-        if not wheel.filename.endswith(".whl") or "/" in wheel.filename or "\\" in wheel.filename:
-            yield Violation(f"/python/wheels/{number}/filename", "invalid_wheel", "A wheel's file name ends in .whl.")
+        if not _WHEEL.fullmatch(wheel.filename):
+            detail = "A wheel's file name is name-version-python-abi-platform.whl."
+            yield Violation(f"/python/wheels/{number}/filename", "invalid_wheel", detail)
 
 
 def _conda_faults(section: PythonSection) -> Iterator[Violation]:

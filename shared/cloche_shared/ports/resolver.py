@@ -1,6 +1,6 @@
 """Resolver: from a definition to the exact files."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -70,6 +70,16 @@ class Ground:
 
 
 @dataclass(frozen=True, slots=True)
+class OwnWheel:
+    """A private wheel: its file name, digest and size, and a path of this machine with its bytes."""
+
+    filename: str
+    digest: str
+    size: int
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
 class BuiltWheel:
     """A wheel that was made from an sdist: its file name and bytes' path on this machine."""
 
@@ -81,13 +91,19 @@ class Resolver(Protocol):
     """Resolves and compiles; both may take minutes and both write to the build's log.
 
     Errors are `Failed` with one of the codes `solver_conflict`, `package_not_found`, `index_auth`,
-    `unreachable`, `compile_error`, `disk_full`, `build_timeout`, `hash_missing`;
+    `unreachable`, `wheel_not_compatible`, `compile_error`, `disk_full`, `build_timeout`, `hash_missing`;
     `python_not_available` lists what is here.
     `extra["package"]` names the package where one is to blame.
     """
 
-    async def resolve(self, definition: Definition, say: Say, ground: Ground | None = None) -> Resolution:
-        """Choose a file for every package of pip's; what the ground has stays as it is there."""
+    async def resolve(
+        self, definition: Definition, say: Say, ground: Ground | None = None, own: Sequence[OwnWheel] = ()
+    ) -> Resolution:
+        """Choose a file for every package of pip's; what the ground has stays as it is there.
+
+        Each wheel of `own` is chosen for its package, and others are chosen to fit it; `wheel_not_compatible` where
+        one is for another Python or platform, `solver_conflict` where two are of one package.
+        """
 
     async def build_wheel(self, resolution: Resolution, choice: Choice, sdist: str, say: Say) -> BuiltWheel:
         """Build the sdist at path `sdist` into a wheel, isolated from every environment."""

@@ -20,6 +20,7 @@ from cloche_shared.contracts.definition import Definition, PipOptions
 from cloche_shared.errors import Invalid, Violation
 from cloche_shared.store.indexes import check_indexes
 from cloche_shared.store.variables import check_variables
+from cloche_shared.store.wheel_refs import referring
 
 MAX_LINES = 20_000
 MAX_LENGTH = 2048
@@ -280,10 +281,13 @@ def _canonical(requirement: Requirement) -> str:
 def check_definition(definition: Definition) -> Definition:
     """Return a definition in canonical form; what came by REST or message is checked as a file's lines are.
 
+    Addresses of private wheels become references.
+
     Raises `Invalid` with a violation for each requirement (pointers `/python/pip/<n>`), and as
     `check_variables` does.
     """
     check_variables(definition.variables)
+    definition = referring(definition)
     lines: list[str] = []
     violations: list[Violation] = []
     for number, line in enumerate(definition.python.pip):

@@ -58,6 +58,7 @@ from cloche_shared.contracts.facts.registry import (
     ProjectCreated,
     ReferencesRefused,
     ReferencesResolved,
+    WheelUploaded,
 )
 from cloche_shared.contracts.facts.runner import (
     AttemptClaimed,
@@ -85,6 +86,7 @@ from cloche_shared.contracts.facts.runner import (
 
 TOPICS = {
     "environment": "cloche.environments",
+    "wheel": "cloche.environments",
     "model": "cloche.models",
     "build": "cloche.builds",
     "buildrequest": "cloche.builds",
@@ -170,4 +172,5 @@ __all__ = [
     "ServiceSubmitted",
     "ServiceUpdated",
     "Target",
+    "WheelUploaded",
 ]

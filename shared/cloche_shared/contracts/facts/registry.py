@@ -1,6 +1,7 @@
 """Facts and answers of the registry.
 
-Aggregates: `environment/<project>/<name>, model/<project>/<name>, project/<project>/access`.
+Aggregates: `environment/<project>/<name>, wheel/<project>/<file name, with : for +>, model/<project>/<name>,
+project/<project>/access`.
 """
 
 from typing import Literal
@@ -48,6 +49,24 @@ class EnvironmentRestored(Fact):
 
 class EnvironmentDeleted(Fact):
     """A tombstone: new references are refused."""
+
+
+class WheelUploaded(Fact):
+    """A private wheel has this content from now on; what names an older one keeps it.
+
+    `filename` is the one that its metadata gives it (`sent_as`: the one it came under), `requires` what it needs.
+    """
+
+    filename: str
+    digest: Digest
+    package: str
+    package_version: str
+    size: int
+    requires: tuple[str, ...] = ()
+    requires_python: str = ""
+    sent_as: str = ""
+    at: str = ""
+    by: str = ""
 
 
 class ModelRegistered(Fact):
