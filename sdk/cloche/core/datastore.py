@@ -250,7 +250,8 @@ class Datastore:
 
     @contextmanager
     def _local(self, path: str | None) -> Iterator[Path]:
-        inside = _inside((path or "").strip("/")) if (path or "").strip("/.") else ""
+        wanted = (path or "").strip("/")
+        inside = "" if wanted in {"", "."} else _inside(wanted)
         if self.datastore_type == "folder":
             found = Path(self._said["path"]) / inside
             if not found.exists():
