@@ -12,10 +12,11 @@ pytest.importorskip("rattler")
 from cloche_builder.conda import CondaTools
 from cloche_builder.workshop import Job, Made, Tools, Workshop
 from cloche_shared.adapters.file_blobs import FileBlobStore
-from cloche_shared.adapters.memory_resolver import Package
-from cloche_shared.contracts.definition import CondaSection, Definition, Lock, PipOptions, PythonSection
+from cloche_shared.adapters.memory_resolver import Package, wheel_bytes
+from cloche_shared.contracts.definition import CondaSection, Definition, Lock, PipOptions, PythonSection, WheelRef
 from cloche_shared.errors import Failed
 from cloche_shared.ports.blobs import Blobs
+from cloche_shared.store.packages import package_changes, packages_of, read_packages
 from tests.environments.conda_channel import (
     MINOR,
     PACKAGES,
@@ -161,3 +162,27 @@ async def test_a_lock_is_restored_with_the_same_bytes(shop: Shop) -> None:
 
     assert again == made
     assert not await shop.blobs.missing([artefact.digest for artefact in (await shop.lock(made.lock_digest)).artefacts])
+
+
+async def test_a_private_wheel_lies_on_top_of_what_conda_chose(shop: Shop) -> None:
+    data = wheel_bytes(Package("own", "1.0", ("numlike>=1", "small"), {"own.py": "import numlike, small\n"}))
+    uploaded = await FileBlobStore(shop.world.folder / "blobs").space("registry", "default").put_bytes(data)
+    plain = shop.definition("numlike <2")
+    wheels = (WheelRef(digest=uploaded.digest, filename="own-1.0-py3-none-any.whl"),)
+    wanted = plain.model_copy(update={"python": plain.python.model_copy(update={"wheels": wheels})})
+    lock = await shop.lock((await shop.make(wanted)).lock_digest)
+
+    assert names(lock)[-2:] == [("wheel", "own", "1.0"), ("wheel", "small", "1.0")]
+    assert '- pypi: "./own-1.0-py3-none-any.whl"' in lock.pixi_lock
+    prefix = await shop.world.node.prefix("sha256:" + "7" * 64, lock, shop.blobs)
+    assert await output(prefix.python, "-c", "import own; print(own.numlike.version)") == "1.26.4"
+
+
+async def test_an_outlook_names_what_a_lock_would_and_makes_none(shop: Shop) -> None:
+    wanted = shop.definition("learner", pip=("on-top",))
+    lock = await shop.lock((await shop.make(wanted)).lock_digest)
+    job = Job("default", "e1:" + "0" * 64, wanted, outlook=True)
+    made = await shop.workshop.make(job, shop.say)
+
+    assert made.outlook
+    assert package_changes(packages_of(lock), read_packages(await shop.blobs.read_bytes(made.lock_digest))) == []
