@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]  # it has no types
 
 from tests.e2e.conftest import LEFT_CONNECTION
 from tests.e2e.topology import using
@@ -26,6 +27,8 @@ PAUSE_S: Final = 30.0 if FULL else 6.0
 DOWN_S: Final = 10.0 if FULL else 6.0
 TIMEOUT_S: Final = 600
 PROPERTY: Final = "faults"
+OWN_CLUSTER: Final = ("test_services_killed", "test_services_paired")
+"""Modules with clusters of their own."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -35,6 +38,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.filterwarnings(LEFT_CONNECTION))
             if not item.get_closest_marker("timeout"):
                 item.add_marker(pytest.mark.timeout(TIMEOUT_S))
+
+
+class Halves(LoadScopeScheduling):  # type: ignore[misc]  # as above
+    """Two processes share the tests: one has those with clusters of their own, the other those with the common one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "own clusters" if any(f"{module}.py" in nodeid for module in OWN_CLUSTER) else "common cluster"
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> Halves:
+    """Say how `pytest -n 2` deals the tests."""
+    return Halves(config, log)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -107,7 +122,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
                 if name == PROPERTY and report.when == "call":
                     told = json.loads(value)
                     newest[told["cluster"]] = told["counts"]
-    total = sum((Counter(counts) for counts in newest.values()), Counter[str]())
+    total = Counter[str]()
+    for counts in newest.values():
+        total.update(counts)
     if total:
         listed = ", ".join(f"{count} {what}" for what, count in sorted(total.items()))
         terminalreporter.write_line(f"faults: {listed}")

@@ -12,21 +12,22 @@ from typing import Final
 from tests.e2e.topology import eventually
 from tests.faults.standing import Standing
 
-CHAIN: Final = (
-    "RunSubmitted",
-    "EnvironmentRegistered",
-    "ReferencesResolved",
-    "RunPreparing",
-    "ImageBuildStarted",
-    "ImageBuilt",
-    "ImageProvided",
-    "RunQueued",
-    "AttemptClaimed",
-    "RunStarted",
-    "RunFinalizing",
-    "RunCompleted",
-)
-"""The facts of the main job."""
+CHAIN: Final = {
+    "RunSubmitted": ("runner", "registry"),
+    "EnvironmentRegistered": ("registry", "builder"),
+    "ReferencesResolved": ("registry", "deployer"),
+    "RunPreparing": ("runner", "builder"),
+    "ImageBuildStarted": ("builder", "registry"),
+    "ImageBuilt": ("builder", "deployer"),
+    "ImageProvided": ("builder", "deployer"),
+    "RunQueued": ("runner", "registry"),
+    "AttemptClaimed": ("runner", "deployer"),
+    "RunStarted": ("runner", "registry"),
+    "RunFinalizing": ("runner", "builder"),
+    "RunCompleted": ("runner", "deployer"),
+}
+"""The facts of the main job in their order: who writes each, and, by turns, another service."""
+_ORDER: Final = tuple(CHAIN)
 JOURNAL, BROKER = "journal", "broker"
 RESTART_S: Final = 0.1
 """Seconds between a death and the next start."""
@@ -70,7 +71,7 @@ class Killer:
         """Kill who is to die now. Called by the links, before the answer goes on."""
         with self._lock:
             met = [one for one in self.left if one.place == place and one.service in self._up and one.is_in(request)]
-            for step in sorted(met, key=lambda one: CHAIN.index(one.fact)):
+            for step in sorted(met, key=lambda one: _ORDER.index(one.fact)):
                 if step.service not in self._up:
                     continue
                 self._up.discard(step.service)

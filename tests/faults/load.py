@@ -172,7 +172,7 @@ class Worker:
         self.do("register", "/environments", {"name": args["name"], "definition": definition}, args, surely=surely)
 
     def submit(self, seconds: float | None = None, *, surely: bool = False, **more: Any) -> Op:
-        lasting = self._draw.choice((0.0, 0.2, 1.0, 4.0)) if seconds is None else seconds
+        lasting = self._draw.choice((0.0, 0.2, 1.0, 2.0)) if seconds is None else seconds
         spec = {
             "script": "train.py",
             "arguments": [str(lasting), str(self._load.lived)],

@@ -1,6 +1,6 @@
 """Messages that nobody of ours would send, of each kind, for every topic; their keys tell them from all others."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 import orjson
@@ -55,21 +55,26 @@ def poisons() -> Iterator[Poison]:
             yield topic, "wrong data", as_headers(kind, usual), orjson.dumps({"spec": 5, "environment": []})
 
 
-def send_poison(cluster: Standing) -> list[Poison]:
-    """Put one message of each kind into every topic; return those that the broker took."""
+def send_poison(cluster: Standing) -> None:
+    """Put one message of each kind into every topic."""
+    _send(cluster, list(poisons()))
+
+
+def send_one(cluster: Standing, topic: str, kind: str) -> None:
+    """Put the message of one kind into one topic."""
+    _send(cluster, [one for one in poisons() if one[:2] == (topic, kind)])
+
+
+def _send(cluster: Standing, messages: Sequence[Poison]) -> None:
     options = {"bootstrap.servers": cluster.own.kafka.bootstrap, "message.max.bytes": 2 * TOO_LARGE, "log_level": 0}
-    producer, sent = Producer(options), list(poisons())
-    failed: list[object] = []
-    for topic, kind, headers, value in sent:
-        key = f"{KEY}{kind}"
-        producer.produce(
-            f"{cluster.installation}.{topic}", value, key=key, headers=headers, on_delivery=_noting(failed)
-        )
+    producer, failed = Producer(options), list[object]()
+    for topic, kind, headers, value in messages:
+        name, key = f"{cluster.installation}.{topic}", f"{KEY}{kind}"
+        producer.produce(name, value, key=key, headers=headers, on_delivery=_noting(failed))
         producer.poll(0)
     producer.flush(30)
     assert not failed, failed
-    cluster.own.count("poison messages", len(sent))
-    return sent
+    cluster.own.count("poison messages", len(messages))
 
 
 def is_refused(cluster: Standing, topic: str) -> bool:

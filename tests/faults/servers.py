@@ -14,8 +14,10 @@ from typing import Any, Final, cast
 import pytest
 
 from tests.e2e.topology import eventually
-from tests.environments.box import listens
+from tests.environments import engine
+from tests.environments.box import LABEL, OWNER, listens
 from tests.environments.kafka_link import KafkaLink, kafka_link
+from tests.environments.owners import this_owner
 from tests.environments.servers import KafkaServer, MongoServer, S3Server, Server
 from tests.environments.starts import HELLO, VERSIONS
 from tests.environments.tcp_proxy import TcpProxy
@@ -23,6 +25,8 @@ from tests.environments.tcp_proxy import TcpProxy
 ROLES: Final = ("kafka", "mongo", "s3")
 RESTART_S: Final = 180.0
 """A broker begins within seconds, unless the machine is busy with other things."""
+DATA: Final = "/var/lib/kafka/data"
+"""The broker's folder, in a volume of its own."""
 
 
 @dataclass
@@ -73,6 +77,22 @@ class Servers:
             yield
         finally:
             self.resume(role)
+
+    def wipe_broker(self) -> None:
+        """Let the broker die and begin again with an empty folder, as after the loss of its disk."""
+        self.kill("kafka")
+        self.count("broker wiped")
+        handle = self._handle("kafka")
+        engine.client().containers.run(
+            handle.image.id,
+            ["-c", f"find {DATA} -mindepth 1 -delete"],
+            entrypoint="sh",
+            volumes_from=[handle.id],
+            network_mode="none",
+            labels={LABEL: "wipe", OWNER: this_owner()},
+            remove=True,
+        )
+        self.start("kafka")
 
     @contextmanager
     def losing_produced(self, times: int) -> Iterator[Callable[[], int]]:

@@ -2,12 +2,13 @@
 
 import signal
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from tests.e2e.cluster import SERVICES, Cluster
+from tests.e2e.cluster import Cluster
 from tests.e2e.topology import eventually
 from tests.faults.servers import Servers
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 SHORT: Final = {
     "CLOCHE_KAFKA__DEADLINE_S": "4",
+    "CLOCHE_KAFKA__SESSION_S": "3",
     "CLOCHE_MONGO__TIMEOUT_S": "3",
     "CLOCHE_S3__TIMEOUT_S": "3",
     "CLOCHE_RUNNER__LEASE": "10",
@@ -46,8 +48,12 @@ class Standing(Cluster):
 
     def all_ready(self) -> None:
         """Wait until every replica says that it is well."""
-        for name in self.ports:
-            self.until_ready(name)
+        eventually(lambda: not any(self.all_failing().values()), f"all are ready; see the logs in {self.home}")
+
+    def all_failing(self) -> dict[str, dict[str, str]]:
+        """Return what each replica says fails; they are asked at the same time, as a dead server delays an answer."""
+        with ThreadPoolExecutor(len(self.ports)) as pool:
+            return dict(zip(self.ports, pool.map(self.failing, self.ports), strict=True))
 
     def end_all(self, number: int = signal.SIGKILL) -> None:
         """End every service."""
@@ -80,13 +86,10 @@ def standing(
         cluster.stop()
 
 
-def names(service: str, cluster: Standing) -> list[str]:
-    """Return the replicas of a service."""
-    assert service in SERVICES
-    return [name for name in cluster.ports if name.startswith(f"{service}-")]
-
-
-def until_named(cluster: Standing, role: str, replicas: list[str]) -> None:
-    """Wait until replicas name a server as failing."""
-    for name in replicas:
-        eventually(lambda name=name: role in cluster.failing(name), f"{name} says that {role} fails", seconds=30)
+def until_named(cluster: Standing, *roles: str) -> None:
+    """Wait until every replica names servers as failing."""
+    wanted = set(roles)
+    eventually(
+        lambda: all(wanted <= set(failing) for failing in cluster.all_failing().values()),
+        f"everybody says that {' and '.join(roles)} fails",
+    )

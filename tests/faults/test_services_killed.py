@@ -24,18 +24,16 @@ SOON_S = 15.0
 STILL_S = 120.0
 """Seconds without a kill after which those that are left are given up: how long all take is the machine's matter."""
 PLACES = (JOURNAL, BROKER)
-STEPS = {
-    Step(service, fact, PLACES[(row + column + turn) % 2])
-    for turn in range(2 if FULL else 1)
-    for row, fact in enumerate(CHAIN)
-    for column, service in enumerate(SERVICES)
-}
-"""Each service at each step: once, by turns when the fact is in the journal and when it is on the broker, or both."""
+EACH = {Step(service, fact, place) for fact in CHAIN for service in SERVICES for place in PLACES}
+"""Each service at each step, when the fact is in the journal and when it is on the broker."""
+SOME = {Step(who, fact, place) for fact, both in CHAIN.items() for who, place in zip(both, PLACES, strict=True)}
+"""At each step who writes the fact, when it is in the journal, and another, when it is on the broker."""
+STEPS = EACH if FULL else SOME
 
 
 @pytest.fixture(scope="module")
 def cluster(ground: Path, servers: Servers) -> Iterator[Standing]:
-    with standing(ground, "killed", servers, settings={"CLOCHE_KAFKA__SESSION_S": "3"}) as found:
+    with standing(ground, "killed", servers) as found:
         yield found
 
 

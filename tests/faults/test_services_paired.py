@@ -1,4 +1,5 @@
-"""Two replicas of each service: one dies, or is held and woken; poison; all facts again; a wiped broker."""
+"""Two replicas of each service: one dies, or is held and woken; members that come and go; poison; all facts again;
+a broker that lost everything."""
 
 import os
 import signal
@@ -9,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from confluent_kafka.admin import AdminClient
 
 from cloche import Client
 from cloche_shared.bus.topics import DEAD
@@ -19,22 +19,27 @@ from tests.e2e.topology import eventually
 from tests.faults.collected import Judged, entries_of, judged, topics_of
 from tests.faults.conftest import FULL, noted, passed
 from tests.faults.load import Load, Worker
-from tests.faults.poison import UNREADABLE, is_refused, poisons, send_poison, topics
+from tests.faults.poison import UNREADABLE, is_refused, poisons, send_one, send_poison, topics
 from tests.faults.servers import Servers
 from tests.faults.standing import Standing, standing
+from tests.faults.storm import dealt_anew
 from tests.simulation.checker import check
 from tests.simulation.record import Sent
 
 LEASE_S = 10.0
 HELD_S = LEASE_S + 5.0
 """Longer than a node's lease and all that is added to it before another takes over."""
+STORM = 10 if FULL else 3
+"""How often members come to all groups and go again."""
 NOT_WORK = ("operation/", "usage/", "denial/", "answers/")
 """Documents that are about operators and keys, and answers to them."""
+PRESENCE = frozenset(("NodeJoined", "NodeLost"))
+"""What a busy machine may let nodes say at any time."""
 
 
 @pytest.fixture(scope="module")
 def cluster(ground: Path, servers: Servers) -> Iterator[Standing]:
-    with standing(ground, "paired", servers, replicas=2, settings={"CLOCHE_KAFKA__SESSION_S": "3"}) as found:
+    with standing(ground, "paired", servers, replicas=2) as found:
         yield found
 
 
@@ -88,7 +93,7 @@ def test_a_node_that_sleeps_beyond_its_lease_gives_its_run_up_to_another(
     cluster: Standing, load: Load, verdict: Callable[[], Judged], again: int
 ) -> None:
     with cluster.client() as client:
-        op = Worker(load, 7 + again).submit(4.0)
+        op = Worker(load, 7 + again).submit(9.0 if FULL else 6.0)
         run = reaches(client, client.runs.get(str(op.result["id"])), "Running")
         node = node_of(cluster, run.id)
         with held(cluster, f"runner-{node.removeprefix('n')}"):
@@ -108,6 +113,42 @@ def attempts(cluster: Standing, run_id: str) -> int:
     return sum(
         name == "AttemptClaimed" for one in entries if one.subject.endswith(f"/{run_id}") for name, _ in one.facts
     )
+
+
+def test_members_that_come_and_go_while_clients_work_let_nothing_happen_twice(
+    cluster: Standing, load: Load, verdict: Callable[[], Judged], again: int
+) -> None:
+    with cluster.client() as client:
+        groups = {one.group: one.topics for one in client.groups.list()}
+    with load.going(2):
+        for _ in range(STORM):
+            dealt_anew(cluster, groups)
+    verdict()
+
+
+def test_a_message_that_was_put_aside_is_listed_and_sent_again_by_command_line(
+    cluster: Standing, load: Load, verdict: Callable[[], Judged], again: int
+) -> None:
+    before = {one["id"] for one in letters(cluster)}
+    send_one(cluster, "cloche.runs", "bad JSON")
+    first = eventually(lambda: [one for one in letters(cluster) if one["id"] not in before], "it is put aside")[0]
+    assert "The message is not a CloudEvent." in first["reason"]
+    known = before | {one["id"] for one in letters(cluster)}
+    said_so = cluster.cli("events", "dead", "resend", first["id"])
+    assert said_so.out == f"{first['id']} goes to {first['group']} again.\n"
+    # what cannot be read stays so: it is put aside again, under another id, by the group that has it again
+    (second,) = eventually(
+        lambda: [one for one in letters(cluster) if one["id"] not in known and one["group"] == first["group"]],
+        "it is put aside again",
+    )
+    assert second["reason"] == first["reason"]
+    assert first["id"] not in {one["id"] for one in letters(cluster)}
+    verdict()
+
+
+def letters(cluster: Standing) -> list[dict[str, str]]:
+    found: list[dict[str, str]] = cluster.cli("events", "dead", "list", "--json").document
+    return found
 
 
 def test_poison_of_every_kind_in_every_topic_is_put_aside_and_nothing_else(
@@ -158,20 +199,25 @@ def test_all_facts_again_have_no_second_effect(
 def work(cluster: Standing) -> set[str]:
     """Return the keys of all documents that are about work."""
     entries, _ = entries_of(cluster)
-    return {entry.key for entry in entries if not entry.key.startswith(NOT_WORK)}
+    return {
+        entry.key
+        for entry in entries
+        if not entry.key.startswith(NOT_WORK) and not {name for name, _ in entry.facts} <= PRESENCE
+    }
 
 
-def test_a_wiped_broker_gets_everything_again_and_work_goes_on(
+def test_a_broker_that_loses_its_data_under_running_services_is_named_and_gets_everything_again(
     cluster: Standing, load: Load, record_property: Callable[[str, object], None], again: int
 ) -> None:
     with load.going(2):
         time.sleep(2.0)
+        cluster.own.wipe_broker()
+        eventually(lambda: all(map(says_lost, cluster.all_failing().values())), "all say that topics are lost")
     cluster.end_all()
-    wipe(cluster)
     for name in cluster.ports:
         cluster.begin(name)
     cluster.all_ready()
-    eventually(lambda: not entries_of(cluster)[1], "the relays have sent what they were about to send", seconds=60)
+    eventually(lambda: not entries_of(cluster)[1], "the relays have sent what they were about to send")
     with cluster.client() as client:
         client.journals.republish()
         completes(client, load)
@@ -186,18 +232,10 @@ def test_a_wiped_broker_gets_everything_again_and_work_goes_on(
     assert wrong == []
 
 
-def wipe(cluster: Standing) -> None:
-    """Delete every topic of the cluster, and with them all that groups had read."""
-    admin = AdminClient({"bootstrap.servers": cluster.own.kafka.bootstrap, "log_level": 0})
-    prefix = f"{cluster.installation}."
-    names = [name for name in admin.list_topics(timeout=30).topics if name.startswith(prefix)]
-    for deleted in admin.delete_topics(names).values():
-        deleted.result(60)
-    eventually(
-        lambda: not [name for name in admin.list_topics(timeout=30).topics if name.startswith(prefix)],
-        "the topics are gone",
-    )
-    cluster.own.count("broker wiped")
+def says_lost(failing: dict[str, str]) -> bool:
+    """Whether a replica is not ready because the broker lost topics, and says how to go on."""
+    said = failing.get("kafka", "")
+    return said.startswith("topics_lost:") and "republish" in said
 
 
 def completes(client: Client, load: Load) -> None:
