@@ -39,6 +39,13 @@ async def test_what_is_upserted_reads_back(views: Views) -> None:
     assert await views.get("runs", "other", "a") is None
 
 
+async def test_some_rows_are_found_by_their_keys_as_far_as_they_are_there(views: Views) -> None:
+    await views.upsert([row("a"), row("b"), row("c"), row("b", project="other")])
+    found = await views.some("runs", "default", ["b", "none", "a"])
+    assert found == {"a": row("a"), "b": row("b")}
+    assert await views.some("runs", "default", []) == {}
+
+
 async def test_a_row_with_a_lower_position_is_ignored(views: Views) -> None:
     await views.upsert([row("a", 5)])
     await views.upsert([row("a", 4), row("b", 1)])

@@ -16,6 +16,7 @@ from cloche_shared.adapters.mongo_documents import (
     VIEWS,
     Query,
     by_key,
+    by_keys,
     of_page,
     of_prefix,
     of_unsent,
@@ -240,6 +241,7 @@ async def test_a_document_of_several_mebibytes_is_kept(stores: list[MongoStore])
 ASKED = {
     "a document": by_key("journal", document("a").key),
     "a row": by_key(VIEWS, "runs/default/a"),
+    "some rows": by_keys(VIEWS, ["runs/default/a", "runs/default/b"]),
     "a lease": by_key(LEASES, "node-1"),
     "what is unsent": of_unsent(200),
     "a list": of_page("runs", "default", None, ("a", "a"), 50, descending=True),
@@ -248,8 +250,8 @@ ASKED = {
     "a kind": of_prefix("run/", "", 1, scans=False),
     "a kind, told": of_prefix("run/", "", 1, scans=True),
 }
-SCANNED = {"a stream", "a kind"}
-"""The adapter does not ask these of a server that scans: it reads a stream by its keys, and tells the kind."""
+SCANNED = {"a stream", "a kind", "some rows"}
+"""The adapter does not ask these of a server that scans: it reads by single keys, and tells the kind."""
 
 
 async def plan(store: MongoStore, query: Query) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from cloche_shared.adapters.mongo_documents import (
     VIEWS,
     Query,
     by_key,
+    by_keys,
     change_to,
     document_of,
     is_stream,
@@ -46,6 +47,7 @@ from cloche_shared.ports.views import Row
 AFTER = ("2026-01-01", "a")
 EVERY: Mapping[Callable[..., Query], Sequence[Query]] = {
     by_key: [by_key(JOURNAL, "a"), by_key(VIEWS, "a"), by_key(LEASES, "a")],
+    by_keys: [by_keys(VIEWS, ["a", "b"])],
     of_prefix: [
         of_prefix("run/", "", 1, scans=False),
         of_prefix("run/default/a/", "run/default/a/000000000001", 100, scans=False),

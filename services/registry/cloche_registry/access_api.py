@@ -1,6 +1,5 @@
 """REST of projects and API keys (`/projects`, `/tokens`)."""
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Annotated
 
@@ -95,8 +94,8 @@ def project_routes(keys: Keys, views: Views, installation: str) -> APIRouter:
 async def _rows_of(views: Views, names: Sequence[str], paging: PageQuery) -> list[Row]:
     last = paging.after[1] if paging.after is not None else ""
     wanted = sorted(name for name in names if name > last)[: paging.limit + 1]
-    found = await asyncio.gather(*(views.get(PROJECTS, EVERY_PROJECT, name) for name in wanted))
-    return [row for row in found if row is not None]
+    found = await views.some(PROJECTS, EVERY_PROJECT, wanted)
+    return [found[name] for name in wanted if name in found]
 
 
 class _Tokens:
@@ -126,13 +125,16 @@ class _Tokens:
             KEYS, caller.project, facet=facet, after=paging.after, limit=paging.limit + 1, descending=True
         )
         shown = rows[: paging.limit]
-        items = await asyncio.gather(*(self.shown(caller, orjson.loads(row.body)) for row in shown))
+        used = await self.views.some(KEYS_USED, EVERY_PROJECT, [row.key for row in shown])
+        items = [self._shown(caller, orjson.loads(row.body), used.get(row.key)) for row in shown]
         token = paging.token(shown[-1].sort, shown[-1].key) if len(rows) > paging.limit else None
         return _reply({"items": items, "next_page_token": token})
 
     async def shown(self, caller: Caller, parts: Mapping[str, object]) -> Shown:
         """Return a key as the caller sees it."""
-        used = await self.views.get(KEYS_USED, EVERY_PROJECT, str(parts["id"]))
+        return self._shown(caller, parts, await self.views.get(KEYS_USED, EVERY_PROJECT, str(parts["id"])))
+
+    def _shown(self, caller: Caller, parts: Mapping[str, object], used: Row | None) -> Shown:
         last_used = orjson.loads(used.body)["at"] if used is not None else None
         return key_shown(parts, caller.principal, self.keys.now(), last_used)
 

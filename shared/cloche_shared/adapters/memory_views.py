@@ -1,6 +1,6 @@
 """Views in memory."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from cloche_shared.adapters.memory_faults import NO_FAULTS, Faults
 from cloche_shared.adapters.waiters import Waiters
@@ -27,6 +27,10 @@ class MemoryViews:
 
     async def get(self, view: str, project: str, key: str) -> Row | None:
         return self._rows.get((view, project, key))
+
+    async def some(self, view: str, project: str, keys: Collection[str]) -> dict[str, Row]:
+        found = ((key, self._rows.get((view, project, key))) for key in keys)
+        return {key: row for key, row in found if row is not None}
 
     async def page(
         self,

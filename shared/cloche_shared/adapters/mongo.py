@@ -9,7 +9,7 @@ equality on the hot path, which is quick on every server; ranges serve lists and
 import asyncio
 import inspect
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -33,6 +33,7 @@ from cloche_shared.adapters.mongo_documents import (
     Index,
     Query,
     by_key,
+    by_keys,
     change_to,
     document_of,
     is_stream,
@@ -425,6 +426,20 @@ class MongoViews:
     async def get(self, view: str, project: str, key: str) -> Row | None:
         found = await self._store.one(by_key(VIEWS, place(view, project, key)))
         return None if found is None else row_of(found)
+
+    async def some(self, view: str, project: str, keys: Collection[str]) -> dict[str, Row]:
+        found: dict[str, Row] = {}
+
+        async def add(key: str) -> None:
+            row = await self.get(view, project, key)
+            found.update({} if row is None else {key: row})
+
+        if self._store.scans:
+            await _each(list(keys), add)
+        elif keys:
+            rows = await self._store.find(by_keys(VIEWS, [place(view, project, key) for key in keys]))
+            found.update({row.key: row for row in map(row_of, rows)})
+        return found
 
     async def page(
         self,

@@ -65,6 +65,11 @@ def by_key(collection: str, key: str) -> Query:
     return Query(collection, {"_id": {"$eq": key}}, limit=1)
 
 
+def by_keys(collection: str, keys: Sequence[str]) -> Query:
+    """Return the query for several documents."""
+    return Query(collection, {"_id": {"$in": list(keys)}}, limit=len(keys))
+
+
 def of_prefix(prefix: str, after: str, limit: int, *, scans: bool) -> Query:
     """Return the query for a range of keys.
 

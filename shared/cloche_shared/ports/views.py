@@ -1,6 +1,6 @@
 """Views: what lists are read from. Written by projectors only; nothing is decided on them."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -31,6 +31,9 @@ class Views(Protocol):
 
     async def get(self, view: str, project: str, key: str) -> Row | None:
         """Return one row."""
+
+    async def some(self, view: str, project: str, keys: Collection[str]) -> dict[str, Row]:
+        """Return those of up to a page's rows that are there, by key; one question for all of them."""
 
     async def page(
         self,

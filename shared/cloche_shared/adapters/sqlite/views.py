@@ -1,7 +1,7 @@
 """Views and leases on SQLite."""
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from cloche_shared.adapters.sqlite.writer import ROWS, Writer
 from cloche_shared.adapters.waiters import Waiters
@@ -34,6 +34,11 @@ class SqliteViews:
         sql = f"SELECT {_COLUMNS} FROM {self._table} WHERE view=? AND project=? AND key=?"  # noqa: S608 - our own name
         row = self._reader.execute(sql, (view, project, key)).fetchone()
         return Row(*row) if row else None
+
+    async def some(self, view: str, project: str, keys: Collection[str]) -> dict[str, Row]:
+        marks = ",".join("?" * len(keys))
+        sql = f"SELECT {_COLUMNS} FROM {self._table} WHERE view=? AND project=? AND key IN ({marks})"  # noqa: S608 - our own words
+        return {row.key: row for row in (Row(*one) for one in self._reader.execute(sql, (view, project, *keys)))}
 
     async def page(
         self,
