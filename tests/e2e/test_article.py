@@ -13,9 +13,10 @@ import pytest
 
 pytest.importorskip("rattler")
 
-from cloche.core import Datastore, Experiment, Workspace
+from cloche.core import Datastore, Experiment, ScriptRunConfig, Workspace
 from cloche.core import list as environments_of
 from cloche.core.compute import ComputeTarget, ProcessCompute
+from cloche_shared.adapters.memory_resolver import Package, wheel_bytes
 from tests.e2e.article import PAGE, SCORE, TRAIN, cells, publish, served
 from tests.e2e.topology import DELAY, PATIENCE, Topology, own_server
 
@@ -102,6 +103,7 @@ def test_every_sample_of_the_article_does_what_it_says(notebook: Notebook, capsy
     environments_are_listed_and_got(notebook)
     a_script_runs_with_the_variables_of_its_environment(notebook)
     an_estimator_reads_mounted_data_and_gets_its_arguments(notebook)
+    a_private_wheel_arrives_in_a_run(notebook)
     a_model_is_served(notebook)
 
 
@@ -142,6 +144,19 @@ def an_estimator_reads_mounted_data_and_gets_its_arguments(notebook: Notebook) -
     assert run.wait_for_completion()["status"] == "Completed"
     assert run.get_metrics() == {"regularization": 0.8, "rows": 3}
     assert "scikit-learn" in [*run.get_environment().python.conda_dependencies.conda_packages]
+
+
+def a_private_wheel_arrives_in_a_run(notebook: Notebook) -> None:
+    package = Package("my-custom", "1.0", (), {"my_custom.py": "WORD = 'own'\n"})
+    (notebook.folder / "my-custom.whl").write_bytes(wheel_bytes(package))
+    myenv = notebook.run("add_private_pip_wheel")["myenv"]
+    (notebook.folder / "wheeled").mkdir()
+    (notebook.folder / "wheeled" / "train.py").write_text("import my_custom\nprint('the wheel says', my_custom.WORD)\n")
+    config = ScriptRunConfig("wheeled", "train.py", environment=myenv)
+    run = Experiment(notebook.names["ws"], "wheeled").submit(config)
+    run.wait_for_completion(show_output=True)
+    run.download_file("azureml-logs/70_driver_log.txt", "log.txt")
+    assert "the wheel says own" in (notebook.folder / "log.txt").read_text()
 
 
 def a_model_is_served(notebook: Notebook) -> None:

@@ -15,13 +15,16 @@ from cloche.core.container_registry import ContainerRegistry
 from cloche.core.databricks import EggLibrary, JarLibrary, MavenLibrary, PyPiLibrary, RCranLibrary
 from cloche.exceptions import UserErrorException, told_as
 from cloche.formats.azure_v1 import CONDA, DOCKERFILE, MAIN, of_azure_json, write_azure_v1
-from cloche_shared.contracts.definition import Definition
+from cloche_shared.contracts.definition import Definition, PythonSection
+from cloche_shared.store.wheel_refs import referring
 
 if TYPE_CHECKING:
     from cloche.core.environment import Environment
 
 Table = dict[str, Any]
 OWN: Final = "cloche"
+WHEELS: Final = "/api/v1/wheels/"
+"""What the address of a private wheel holds."""
 _LIBRARIES: Final[Mapping[str, tuple[str, type]]] = {
     "maven_libraries": ("mavenLibraries", MavenLibrary),
     "pypi_libraries": ("pypiLibraries", PyPiLibrary),
@@ -106,12 +109,33 @@ def _own(environment: "Environment") -> Table:
 def definition_of(environment: "Environment") -> Definition:
     """Return what an environment says as a definition. Raises `UserErrorException` with the format's codes."""
     _check(environment)
+    document = document_of(environment)
+    _refer(document)
     with told_as(UserErrorException):
-        found = of_azure_json(document_of(environment))
+        found = of_azure_json(document)
     packages = environment.python.conda_dependencies
     quiet = not [*packages.conda_packages, *packages.pip_packages]
     tell(note for note in found.notes if not (quiet and note.pointer.startswith("/python/condaDependencies")))
     return found.definition
+
+
+def _refer(document: Table) -> None:
+    """Put references to private wheels in place of their addresses among pip's packages."""
+    wheels: list[Table] = []
+    for one in document["python"]["condaDependencies"]["dependencies"]:
+        if isinstance(one, dict):
+            found = {line: _references(line) for line in one["pip"] if WHEELS in line}
+            one["pip"] = [line for line in one["pip"] if not found.get(line)]
+            wheels += [reference for listed in found.values() for reference in listed]
+    if wheels:
+        own = document.setdefault(OWN, {})
+        python = own.get("python", {})
+        own["python"] = {**python, "wheels": [*python.get("wheels", []), *wheels]}
+
+
+def _references(line: str) -> list[Table]:
+    said = Definition(python=PythonSection(pip=(line,)))
+    return [one.model_dump() for one in referring(said).python.wheels]
 
 
 def _check(environment: "Environment") -> None:

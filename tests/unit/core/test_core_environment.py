@@ -115,6 +115,22 @@ def test_a_user_managed_environment_names_its_interpreter_and_no_packages() -> N
     assert said(environment)["python"] == {"user_managed": True, "interpreter_path": "/opt/python/bin/python"}
 
 
+def test_the_address_of_a_private_wheel_becomes_a_reference_to_its_content() -> None:
+    environment = Environment("a")
+    digest = "sha256:" + "a" * 64
+    address = f"http://127.0.0.1:8571/api/v1/wheels/{digest}/my_custom-1.0-py3-none-any.whl"
+    environment.python.conda_dependencies.add_pip_package("numpy")
+    environment.python.conda_dependencies.add_pip_package(address)
+    section = environment._definition().python
+    assert section.pip == ("numpy",)
+    assert [one.model_dump() for one in section.wheels] == [
+        {"digest": digest, "filename": "my_custom-1.0-py3-none-any.whl"}
+    ]
+    assert address in [*environment.python.conda_dependencies.pip_packages]
+    again = Environment._of("a", environment._definition())
+    assert again._definition() == environment._definition()
+
+
 def test_an_environment_that_was_fetched_is_named_by_its_version_until_it_changes() -> None:
     definition = Definition.model_validate_json('{"python": {"pip": ["numpy"]}, "variables": {"A": "1"}}')
     environment = Environment._of("a", definition, "3")

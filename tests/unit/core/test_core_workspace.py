@@ -1,12 +1,13 @@
 """Workspaces, targets, datastores and datasets: found, named, refused."""
 
+import hashlib
 import json
 from pathlib import Path
 
 import pytest
 
 from cloche._calls import Answer, Call
-from cloche.core import Dataset, Datastore, Keyvault, Workspace
+from cloche.core import Dataset, Datastore, Environment, Keyvault, Workspace
 from cloche.core import list as chosen_list
 from cloche.core.compute import AksCompute, AmlCompute, ComputeTarget, DockerCompute, NodeGroup, ProcessCompute
 from cloche.core.workspace import project_of
@@ -212,3 +213,28 @@ def test_names_are_kept_apart_by_project(ws: Workspace, server: Scripted, tmp_pa
     other.client.close()
     other.client._transport = server  # type: ignore[assignment] # the part of it that is used
     assert [*other.compute_targets] == []
+
+
+# --- private wheels
+
+
+def test_a_private_wheel_is_uploaded_once_unless_that_is_meant(ws: Workspace, server: Scripted, tmp_path: Path) -> None:
+    file = tmp_path / "my-custom.whl"
+    file.write_bytes(b"wheel")
+    digest = f"sha256:{hashlib.sha256(b'wheel').hexdigest()}"
+    path = f"/api/v1/wheels/{digest}/my_custom-1.0-py3-none-any.whl"
+    wheel = {"filename": "my_custom-1.0-py3-none-any.whl", "digest": digest, "digests": [digest], "path": path}
+    server.answers |= {
+        "GET /wheels": page(),
+        "POST /files/wheels/missing": {"missing": []},
+        "POST /wheels": wheel,
+    }
+    assert Environment.add_private_pip_wheel(ws, file) == f"http://127.0.0.1:9{path}"
+    server.answers["GET /wheels"] = page(wheel)
+    with pytest.raises(UserErrorException) as caught:
+        Environment.add_private_pip_wheel(ws, str(file))
+    assert caught.value.code == "wheel_exists"
+    assert Environment.add_private_pip_wheel(ws, file, exist_ok=True).endswith(path)
+    with pytest.raises(UserErrorException) as caught:
+        Environment.add_private_pip_wheel(ws, tmp_path / "nowhere.whl")
+    assert caught.value.code == "wheel_not_found"
