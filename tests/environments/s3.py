@@ -25,9 +25,9 @@ def s3_settings(server: S3Server, **more: object) -> S3Settings:
 
 
 @asynccontextmanager
-async def s3_store(server: S3Server) -> AsyncIterator[S3BlobStore]:
-    """Yield a store on a bucket of its own; the bucket is gone afterwards."""
-    store = S3BlobStore(s3_settings(server))
+async def s3_store(server: S3Server, settings: S3Settings | None = None) -> AsyncIterator[S3BlobStore]:
+    """Yield a store on a bucket of its own, or that of `settings`; the bucket is gone afterwards."""
+    store = S3BlobStore(settings or s3_settings(server))
     try:
         await store.probe()
         yield store

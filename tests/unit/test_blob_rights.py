@@ -24,16 +24,17 @@ def test_every_service_reads_all_and_lists_the_bucket() -> None:
         assert all(allowed(user, "s3:GetObject", f"/{owner}/default/ab/abc") for owner in SERVICES)
 
 
-def test_each_service_writes_below_its_own_name_and_where_uploads_lie() -> None:
+def test_each_service_writes_below_its_own_name_alone_uploads_included() -> None:
     written = {
         (user, owner)
         for user in SERVICES
         for owner in (*SERVICES, "other")
         for action in ("s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload")
-        if allowed(user, action, f"/{owner}/default/ab/abc")
+        for key in (f"/{owner}/default/ab/abc", f"/{owner}/{UPLOADS}/1", f"/{UPLOADS}/1")
+        if allowed(user, action, key)
     }
     assert written == {(user, user) for user in SERVICES}
-    assert all(allowed(user, "s3:PutObject", f"/{UPLOADS}1") for user in SERVICES)
+    assert all(allowed(user, "s3:PutObject", f"/{user}/{UPLOADS}/1") for user in SERVICES)
 
 
 def test_nobody_else_has_any_right() -> None:

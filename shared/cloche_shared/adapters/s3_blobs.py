@@ -2,7 +2,7 @@
 
 A key is written whole or not at all: small blobs in one request, large ones as a multipart upload that
 is completed only when the digest of all bytes is known. Where the digest was not announced, the parts go
-to a key below `uploads/`, which is copied inside the server and removed. The client is synchronous, so
+to a key below `<owner>/_uploads/`, which is copied inside the server and removed. The client is synchronous, so
 its calls run in a bounded pool of threads; memory is bounded by the size of the parts, never by that of
 a blob.
 """
@@ -43,7 +43,8 @@ LONGEST_URL_S: Final = 900
 LEFT_HOURS: Final = 24
 """Hours after which an unfinished upload is a dead one's."""
 CONNECT_S: Final = 5.0
-UPLOADS: Final = "uploads/"
+UPLOADS: Final = "_uploads"
+"""Beside an owner's scopes, none of which can have this name: nobody but the owner needs to write there."""
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}").fullmatch
 _SPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}").fullmatch
@@ -81,9 +82,11 @@ def _classified(error: Exception) -> Exception:
 
 
 class S3BlobStore:
-    """All spaces of one bucket."""
+    """All spaces of one bucket. `owner`: whose dead uploads are removed at the start, after `left_hours`."""
 
-    def __init__(self, settings: S3Settings) -> None:
+    def __init__(self, settings: S3Settings, owner: str = "", *, left_hours: float = LEFT_HOURS) -> None:
+        self._owner = owner
+        self._left_hours = left_hours
         scheme, _, endpoint = settings.endpoint.partition("://")
         self.bucket = settings.bucket
         self._endpoint = settings.endpoint
@@ -110,7 +113,7 @@ class S3BlobStore:
         """Return one space. Raises `Invalid` (`invalid_name`) for what is no name of ours."""
         if not _SPACE(owner) or not _SPACE(scope):
             raise Invalid("invalid_name", "That is not the name of a space of blobs.")
-        return S3Blobs(self, f"{owner}/{scope}/")
+        return S3Blobs(self, f"{owner}/{scope}/", f"{owner}/{UPLOADS}/")
 
     async def call(self, function: Callable[..., T], *arguments: object, **named: object) -> T:
         """Call the client in a thread; what it raises is classified."""
@@ -140,9 +143,11 @@ class S3BlobStore:
         return answer.headers.get("Server") or "an S3 server"
 
     def _sweep(self) -> None:
-        """Remove what uploads of dead processes left."""
-        limit = datetime.now(UTC) - timedelta(hours=LEFT_HOURS)
-        for found in self.client.list_objects(self.bucket, prefix=UPLOADS, recursive=True):
+        """Remove what uploads of the owner's dead processes left."""
+        if not self._owner:
+            return
+        limit = datetime.now(UTC) - timedelta(hours=self._left_hours)
+        for found in self.client.list_objects(self.bucket, prefix=f"{self._owner}/{UPLOADS}/", recursive=True):
             if found.last_modified is not None and found.last_modified < limit and found.object_name:
                 self.client.remove_object(self.bucket, found.object_name)
 
@@ -161,11 +166,12 @@ class S3BlobStore:
 
 
 class S3Blobs:
-    """One space: the keys that begin with `prefix`."""
+    """One space: the keys that begin with `prefix`; what has no digest yet lies below `uploads`."""
 
-    def __init__(self, store: S3BlobStore, prefix: str) -> None:
+    def __init__(self, store: S3BlobStore, prefix: str, uploads: str) -> None:
         self._store = store
         self._prefix = prefix
+        self._uploads = uploads
 
     def _key(self, digest: str) -> str:
         if not _DIGEST(digest):
@@ -228,7 +234,7 @@ class S3Blobs:
         self, head: bytes, source: AsyncIterator[bytes], digest: str | None, limit: int | None
     ) -> Blob:
         stream = UploadStream(head, digest, limit)
-        key = self._key(digest) if digest is not None else f"{UPLOADS}{uuid.uuid4().hex}"
+        key = self._key(digest) if digest is not None else f"{self._uploads}{uuid.uuid4().hex}"
         sending = asyncio.ensure_future(self._send(key, stream))
         try:
             await stream.fill(source, sending)

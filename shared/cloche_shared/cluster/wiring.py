@@ -157,7 +157,7 @@ async def _stores(found: ProcessSettings, service: str, replica: str) -> AsyncIt
         stack.push_async_callback(mongo.close)
         kafka = KafkaBus(found.kafka, service, replica, delay=found.cluster.delay, prefix=found.kafka.topic_prefix)
         stack.push_async_callback(kafka.close)
-        s3 = S3BlobStore(found.s3)
+        s3 = S3BlobStore(found.s3, service)
         stack.push_async_callback(s3.close)
         yield _Stores(mongo, kafka, s3)
 

@@ -4,8 +4,6 @@ import json
 from collections.abc import Sequence
 from typing import Final
 
-UPLOADS: Final = "uploads"
-"""Where an upload lies until its digest is known (`s3_blobs`)."""
 _BUCKET: Final = ("s3:ListBucket", "s3:GetBucketLocation", "s3:ListBucketMultipartUploads")
 _READ: Final = ("s3:GetObject",)
 _WRITE: Final = ("s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts")
@@ -20,7 +18,6 @@ def bucket_policy(bucket: str, services: Sequence[str]) -> str:
     statements = [
         _statement(services, _BUCKET, whole),
         _statement(services, _READ, f"{whole}/*"),
-        _statement(services, _WRITE, f"{whole}/{UPLOADS}/*"),
         *(_statement([service], _WRITE, f"{whole}/{service}/*") for service in services),
     ]
     return json.dumps({"Version": "2012-10-17", "Statement": statements})
