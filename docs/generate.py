@@ -11,11 +11,12 @@ from pydantic import BaseModel, SecretStr
 
 from cloche._embedded import Settings
 from cloche.formats.cloche_yaml import json_schema
+from cloche_shared.bus import rights
 from cloche_shared.cluster.settings import ProcessSettings
 from cloche_shared.contracts import catalogue
 from cloche_shared.contracts.commands import ALL, Command, command_type
 from cloche_shared.contracts.fact import Fact, fact_type
-from cloche_shared.contracts.facts import builder, common, deployer, registry, runner
+from cloche_shared.contracts.facts import TOPICS, builder, common, deployer, registry, runner
 from cloche_shared.definitions import codes, effects
 
 HERE = Path(__file__).parent / "reference"
@@ -23,6 +24,23 @@ RELEASES = Path(__file__).parent / "released"
 RELEASED = sorted(RELEASES.glob("*.json"), key=lambda path: [int(part) for part in path.stem.split(".")])
 """The schemas of each release; what comes later may only add to the last."""
 OWNERS = {"registry": registry, "builder": builder, "runner": runner, "deployer": deployer, "every service": common}
+KINDS = {
+    "environment": ("`<name>`", "an environment with its versions and labels"),
+    "wheel": ("`<file name>`", "the wheels that were uploaded under a name; `+` and `!` of it are `:` and `::`"),
+    "model": ("`<name>`", "a model with its versions"),
+    "build": ("`<64 hex>.<target>.<platform>`", "one lock and image in the making; its project is `public` for all"),
+    "buildrequest": ("`<id>`", "a build that somebody asked for by itself"),
+    "run": ("`<id>`", "a run and its attempts"),
+    "node": ("`<name>`", "a node and who holds what of it; its project is `-`"),
+    "service": ("`<name>`", "a scoring service and its revisions"),
+    "access": ("`keys` or `<key id>`", "a project with its first keys, or a key"),
+    "letter": ("`<id>`", "a dead letter that an operator sent again"),
+    "answers": ("`<request>`", "the one answer to a request; an answer event's subject is the aggregate that asked"),
+    "denial": ("`<id>`", "attempts that were turned away within some seconds"),
+    "usage": ("`<id>`", "keys that were used since the last such fact; its project is `*`"),
+    "operation": ("`<id>`", "what an operator did that changes no other aggregate, such as a republish"),
+}
+"""Of each kind of aggregate: what its id is, and what it stands for."""
 
 
 def settings_page() -> str:
@@ -74,6 +92,7 @@ def events_page() -> str:
         "",
         "An event may be delivered more than once, and in order only per aggregate: decide by `id` or by state.",
     ]
+    lines += ["", "## Kinds of aggregates", "", *_kinds()]
     for owner, facts in _by_owner().items():
         lines += ["", f"## {owner}"]
         for fact in facts:
@@ -84,6 +103,18 @@ def events_page() -> str:
                 needed = "" if field.is_required() else "optional"
                 lines.append(f"| `{name}` | `{_type(field.annotation)}` | {needed} |")
     return "\n".join(lines) + "\n"
+
+
+def _kinds() -> Iterator[str]:
+    """Yield the table of kinds. Raises `KeyError` for one that nobody described."""
+    yield "A subject is `<kind>/<project>/<id>`. What is hidden at the broker is for the services alone."
+    yield ""
+    yield "| Kind | Id | Stands for | Topic | Written by |"
+    yield "|---|---|---|---|---|"
+    for kind, topic in TOPICS.items():
+        what, stands_for = KINDS[kind]
+        hidden = " (hidden)" if topic in rights.HIDDEN else ""
+        yield f"| `{kind}` | {what} | {stands_for} | `{topic}`{hidden} | {rights.OWNERS.get(kind, 'every service')} |"
 
 
 def _type(annotation: object) -> str:
