@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from cloche_shared.adapters.memory_resolver import Package, wheel_bytes
 
 BACKEND = """
-import base64, hashlib, zipfile
+import base64, hashlib, os, zipfile
 NAME, VERSION, FAILS = {name!r}, {version!r}, {fails!r}
 def get_requires_for_build_wheel(config_settings=None):
     return []
@@ -25,7 +25,7 @@ def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
         raise SystemExit(1)
     info = f"{{NAME}}-{{VERSION}}.dist-info"
     files = {{
-        f"{{NAME}}.py": "built = True\\n",
+        f"{{NAME}}.py": f"built = True\\nflavour = {{os.environ.get('FLAVOUR', '')!r}}\\n",
         f"{{info}}/METADATA": f"Metadata-Version: 2.1\\nName: {{NAME}}\\nVersion: {{VERSION}}\\n",
         f"{{info}}/WHEEL": "Wheel-Version: 1.0\\nGenerator: t\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n",
     }}

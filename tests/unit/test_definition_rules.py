@@ -222,6 +222,18 @@ def test_json_has_only_what_is_said() -> None:
             "/spark/packages/0/group",
             "invalid_package",
         ),
+        ({"build_variables": {"UV_INDEX": "x"}}, "/build_variables/UV_INDEX", "reserved_variable"),
+        ({"build_variables": {"https_proxy": "x"}}, "/build_variables/https_proxy", "reserved_variable"),
+        (
+            {"python": {"pip": ["b"], "pip_options": {"package_indexes": {"A": "https://example.org"}}}},
+            "/python/pip_options/package_indexes/a",
+            "package_index_unused",
+        ),
+        (
+            {"python": {"pip": ["a>1"], "pip_options": {"package_indexes": {"a": "http://169.254.169.254/x"}}}},
+            "/python/pip_options/package_indexes/a",
+            "index_not_allowed",
+        ),
         ({"build_variables": {"LD_PRELOAD": "x"}}, "/build_variables/LD_PRELOAD", "reserved_variable"),
         ({"variables": {"LD_PRELOAD": "x"}}, "/variables/LD_PRELOAD", "reserved_variable"),
         ({"inferencing_stack_version": "7"}, "/inferencing_stack_version", "invalid_field"),
@@ -295,3 +307,17 @@ def test_names_of_curated_environments_are_reserved(name: str) -> None:
 def test_other_names_are_free() -> None:
     check_name("cloche-default")
     check_name("azureml")
+
+
+def test_the_index_of_a_package_is_one_that_the_operator_allows() -> None:
+    options = {"package_indexes": {"a": "https://two.example.org/simple"}}
+    wanted = definition(python={"pip": ["A==1.0"], "pip_options": options})
+    with pytest.raises(Invalid) as refused:
+        checked(wanted, Where(PLATFORM, ("https://one.example.org/simple",)))
+    assert refused.value.code == "index_not_allowed"
+    assert checked(wanted, Where(PLATFORM, ("https://two.example.org/simple",))).python.pip == ("a==1.0",)
+
+
+@pytest.mark.parametrize("name", ["CFLAGS", "CC", "MAKEFLAGS", "SETUPTOOLS_SCM_PRETEND_VERSION", "CMAKE_ARGS"])
+def test_variables_of_compilers_may_be_set_for_builds(name: str) -> None:
+    assert checked(definition(build_variables={name: "x"}), WHERE).build_variables == {name: "x"}

@@ -260,7 +260,8 @@ def _users(definition: Definition) -> dict[str, str]:
 
 def _indexes(definition: Definition) -> list[str]:
     options = definition.python.pip_options
-    return [url for url in (options.index_url, *options.extra_index_urls) if url is not None]
+    named = (options.index_url, *options.extra_index_urls, *options.package_indexes.values())
+    return [url for url in named if url is not None]
 
 
 def _with_user(url: str, users: dict[str, str]) -> str:

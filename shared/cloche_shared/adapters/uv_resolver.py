@@ -11,7 +11,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from cloche_shared.adapters.host_check import any_near, check_files
 from cloche_shared.adapters.interpreters import Interpreter, Interpreters, not_available, probe
 from cloche_shared.adapters.leftovers import Tidied
 from cloche_shared.adapters.uv_ground import place_wheels, write_stubs
+from cloche_shared.adapters.uv_wishes import write_wishes
 from cloche_shared.contracts.definition import Definition, PipOptions
 from cloche_shared.errors import Failed
 from cloche_shared.ports.blobs import Blob, Blobs
@@ -107,26 +108,28 @@ class UvResolver:
             interpreter = await self._on_ground(ground)
         indexes = self._indexes(definition.python.pip_options)
         await check_files(_addresses(definition.python.pip), beside=indexes)
+        apart = tuple(definition.python.pip_options.package_indexes.values())
+        private = own_choices(own, interpreter.tags)
         async with self._folder("resolve") as folder:
-            source, target = folder / "requirements.in", folder / "pylock.toml"
-            private = own_choices(own, interpreter.tags)
-            lines = [*definition.python.pip, *await asyncio.to_thread(place_wheels, folder, own)]
-            await asyncio.to_thread(source.write_text, "\n".join([*lines, ""]), encoding="utf-8")
+            target = folder / "pylock.toml"
+            further = await asyncio.to_thread(place_wheels, folder, own)
+            sources = await asyncio.to_thread(write_wishes, folder, definition.python, further)
             below = () if ground is None else ground.distributions
-            arguments = _compile_arguments(definition.python.pip_options, interpreter, source, target)
+            arguments = _compile_arguments(definition.python.pip_options, interpreter, sources, target)
             if not self._package_code:
                 arguments.insert(2, "--no-build")
             if below:
                 stubs = await asyncio.to_thread(write_stubs, folder, below)
                 arguments[2:2] = ["--constraints", str(stubs)]
-            done = await self._uv(arguments, indexes, say, RESOLVE_SECONDS)
+            await any_near(apart)
+            done = await self._uv(arguments, indexes, say, RESOLVE_SECONDS, variables=definition.build_variables)
             if done.status != 0:
                 clash = self._source_refused(done.lines) or ground_clash(done.lines, definition.python.pip, below)
                 raise clash or resolve_error(done.lines, definition.python.pip)
             text = without_secrets(await asyncio.to_thread(target.read_text, encoding="utf-8"))
             given = {*(one.name for one in below), *(one.name for one in private)}
             text = without_ground(text, given) if given else text
-        choices = (*choose(text, interpreter.tags, definition.python, indexes), *private)
+        choices = (*choose(text, interpreter.tags, definition.python, (*indexes, *apart)), *private)
         text = with_own(text, private) if private else text
         found = "1 package" if len(choices) == 1 else f"{len(choices)} packages"
         await say(f"Resolved {found} for Python {interpreter.version} on {interpreter.platform}")
@@ -137,6 +140,8 @@ class UvResolver:
             choices=choices,
             pylock=text,
             indexes=indexes,
+            package_indexes=apart,
+            build_variables=definition.build_variables,
         )
 
     def _source_refused(self, lines: Sequence[str]) -> Failed | None:
@@ -189,7 +194,10 @@ class UvResolver:
             source = await asyncio.to_thread(_named_copy, folder, choice.filename, sdist)
             target = folder / "dist"
             arguments = _build_arguments(resolution.interpreter, source, target)
-            done = await self._uv(arguments, resolution.indexes, say, BUILD_SECONDS, package=choice.name)
+            variables = resolution.build_variables
+            done = await self._uv(
+                arguments, resolution.indexes, say, BUILD_SECONDS, package=choice.name, variables=variables
+            )
             wheel = await asyncio.to_thread(_only_wheel, target, choice, done)
         except BaseException:
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
@@ -222,7 +230,7 @@ class UvResolver:
         finally:
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
-    async def _uv(
+    async def _uv(  # noqa: PLR0913 - each says something else of one call
         self,
         arguments: Sequence[str],
         indexes: Sequence[str],
@@ -231,11 +239,12 @@ class UvResolver:
         *,
         http_seconds: int = HTTP_SECONDS,
         package: str | None = None,
+        variables: Mapping[str, str] | None = None,
     ) -> _Finished:
         # uv resolves names itself afterwards: a name that answers differently then is the operator's
         # network to guard, or `registry.allowed_indexes`
         await any_near(indexes)
-        environment = self._environment(indexes, http_seconds)
+        environment = {**(variables or {}), **self._environment(indexes, http_seconds)}
         process = await asyncio.create_subprocess_exec(
             *_GUARD,
             uv.find_uv_bin(),
@@ -278,7 +287,9 @@ def _addresses(lines: Sequence[str]) -> list[str]:
     return [url for line in lines if (url := Requirement(line.partition(" --hash=")[0]).url) is not None]
 
 
-def _compile_arguments(options: PipOptions, interpreter: Interpreter, source: Path, target: Path) -> list[str]:
+def _compile_arguments(
+    options: PipOptions, interpreter: Interpreter, sources: Sequence[Path], target: Path
+) -> list[str]:
     arguments = ["pip", "compile", *_COMMON, "--no-header", "--no-annotate", "--no-python-downloads"]
     arguments += ["--format", "pylock.toml", "--generate-hashes", "--python", interpreter.path]
     if options.pre:
@@ -287,7 +298,7 @@ def _compile_arguments(options: PipOptions, interpreter: Interpreter, source: Pa
         arguments += ["--no-binary", name]
     for name in options.only_binary:
         arguments += ["--only-binary", name]
-    return [*arguments, "--output-file", str(target), "--", str(source)]
+    return [*arguments, "--output-file", str(target), "--", *map(str, sources)]
 
 
 def _build_arguments(interpreter: str, source: Path, target: Path) -> list[str]:

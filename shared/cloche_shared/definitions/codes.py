@@ -12,6 +12,7 @@ ERRORS: Final[Mapping[str, str]] = {
     "invalid_index": "the address of an index cannot be read",
     "index_not_allowed": "the index is one that is never asked, or none of those that the operator allows",
     "channel_not_allowed": "the conda channel is one that is never asked, or none of those that the operator allows",
+    "package_index_unused": "an index is named for a package that is not asked of pip",
     "credentials_in_url": "an address holds a user name or password",
     "invalid_conda_spec": "a conda specification, or the file that holds it, cannot be read",
     "invalid_channel": "a channel is neither a name nor an http(s) address",

@@ -34,13 +34,11 @@ def _later(code: str, effect: str, *, hashed: bool = True) -> Attribute:
 REASONS: Final = {
     "base_environment_not_available": "This server starts from no other conda environment yet.",
     "user_managed_not_available": "This server does not start interpreters of the user's own yet.",
-    "package_index_not_available": "This server asks the same indexes for all packages.",
     "images_not_available": "This server runs environments as folders on its nodes, not in containers, yet.",
     "platform_not_available": "This server makes environments for its own platform only.",
     "spark_not_available": "There is no Spark here that could take the packages.",
     "databricks_not_available": "There is no Databricks cluster here that could take the libraries.",
     "apt_not_available": "System packages need an image, and this server does not make images yet.",
-    "build_variables_not_available": "This server does not pass variables to builds yet.",
     "inferencing_stack_not_available": "Scoring here brings a server of its own; no other stack is installed.",
 }
 """Why, for each code with which an attribute is refused."""
@@ -74,7 +72,9 @@ ATTRIBUTES: Final[Mapping[str, Attribute]] = {
     "/python/pip_options/require_hashes": _now(
         "each has its hash", f"{_RESOLVER}::test_required_hashes_must_be_given_for_all"
     ),
-    "/python/pip_options/package_indexes": _later("package_index_not_available", "the one index of a package"),
+    "/python/pip_options/package_indexes": _now(
+        "the one index of a package", f"{_OPTIONS}::test_a_package_comes_from_its_own_index_alone"
+    ),
     "/python/conda/packages": _now(
         "packages from conda channels", f"{_CONDA}::test_conda_packages_make_an_environment_without_pip"
     ),
@@ -113,7 +113,9 @@ ATTRIBUTES: Final[Mapping[str, Attribute]] = {
     "/databricks/jar_libraries": _later("databricks_not_available", "JAR files", hashed=False),
     "/databricks/egg_libraries": _later("databricks_not_available", "egg files", hashed=False),
     "/apt": _later("apt_not_available", "packages of the image's system"),
-    "/build_variables": _later("build_variables_not_available", "set while packages are built"),
+    "/build_variables": _now(
+        "set while packages are built", f"{_OPTIONS}::test_variables_of_the_build_reach_the_packages_build"
+    ),
     "/inferencing_stack_version": _later(
         "inferencing_stack_not_available", "a scoring stack in the image", hashed=False
     ),

@@ -10,15 +10,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from cloche_shared.contracts.definition import Definition, DockerSection, PipOptions, PythonSection
+from cloche_shared.contracts.definition import Definition, DockerSection, PythonSection
 from cloche_shared.definitions import conda, images
 from cloche_shared.definitions.canonical import canonical
 from cloche_shared.definitions.channels import channel_faults
 from cloche_shared.definitions.effects import TODO, refusals
+from cloche_shared.definitions.package_indexes import package_index_faults
 from cloche_shared.errors import Invalid, Violation
 from cloche_shared.store.indexes import check_indexes
 from cloche_shared.store.requirements import check_definition
-from cloche_shared.store.variables import check_variables
+from cloche_shared.store.variables import check_variables, steers_builds
 
 RESERVED: Final = ("Cloche-", "AzureML-", "Microsoft")
 """What names of curated environments begin with."""
@@ -94,7 +95,8 @@ def checked(definition: Definition, where: Where) -> Definition:
         return found
     found, violations = canonical(found)
     violations += _faults(found)
-    violations += [*channel_faults(found.python, where.permitted_channels), *refusals(found, where.platform)]
+    violations += [*channel_faults(found.python, where.permitted_channels)]
+    violations += [*package_index_faults(found.python, where.allowed_indexes), *refusals(found, where.platform)]
     if violations:
         first = violations[0]
         raise Invalid(
@@ -139,6 +141,7 @@ def _all_violations(definition: Definition, where: Where) -> Iterator[Violation]
     yield from violations
     yield from _faults(form)
     yield from channel_faults(form.python, where.permitted_channels)
+    yield from package_index_faults(form.python, where.allowed_indexes)
     yield from refusals(form, where.platform)
 
 
@@ -182,11 +185,15 @@ def _faults(definition: Definition) -> list[Violation]:
 
 
 def _build_variable_faults(definition: Definition) -> list[Violation]:
+    found: list[Violation] = []
     try:
         check_variables(definition.build_variables)
     except Invalid as error:
-        return [Violation(f"/build_{one.pointer[1:]}", one.code, one.detail) for one in error.violations]
-    return []
+        found += [Violation(f"/build_{one.pointer[1:]}", one.code, one.detail) for one in error.violations]
+    for name in filter(steers_builds, definition.build_variables):
+        detail = f"{name} steers where packages come from, which a definition says in other places."
+        found.append(Violation(f"/build_variables/{name}", "reserved_variable", detail))
+    return found
 
 
 def _python_faults(section: PythonSection) -> Iterator[Violation]:
@@ -202,7 +209,6 @@ def _python_faults(section: PythonSection) -> Iterator[Violation]:
         detail = "Nothing is installed into an environment of the user's own, so packages would be ignored."
         yield Violation("/python/user_managed", "user_managed_packages", detail)
     yield from _conda_faults(section)
-    yield from _index_faults(section.pip_options)
     for number, wheel in enumerate(section.wheels):
         if not _WHEEL.fullmatch(wheel.filename):
             detail = "A wheel's file name is name-version-python-abi-platform.whl."
@@ -224,17 +230,6 @@ def _conda_faults(section: PythonSection) -> Iterator[Violation]:
     elif pythons and _ONE_PYTHON.fullmatch(section.conda.packages[pythons[0]]):
         detail = "One version of Python stands in python.version; among the packages stands a range."
         yield Violation(f"/python/conda/packages/{pythons[0]}", "python_misplaced", detail)
-
-
-def _index_faults(options: PipOptions) -> Iterator[Violation]:
-    for name, url in options.package_indexes.items():
-        pointer = "/python/pip_options/package_indexes/" + name.replace("~", "~0").replace("/", "~1")[:256]
-        try:
-            check_indexes(PipOptions(index_url=url), pointer="")
-        except Invalid as error:
-            yield Violation(pointer, error.code, error.why)
-        if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,254})", name):
-            yield Violation(pointer, "invalid_field", "It is no name of a package.")
 
 
 def _images(docker: DockerSection) -> list[str]:

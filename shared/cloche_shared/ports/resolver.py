@@ -1,6 +1,6 @@
 """Resolver: from a definition to the exact files."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -36,7 +36,8 @@ class Resolution:
     """The interpreter's full version and path, the platform tag, the chosen files, the PEP 751 text.
 
     `indexes` are the index addresses in the order in which they are asked, with their credentials,
-    for what a build needs itself; they are never shown or stored.
+    for what a build needs itself; they are never shown or stored. `package_indexes` are those of single packages,
+    `build_variables` what is set while packages are built.
     """
 
     python: str
@@ -45,6 +46,8 @@ class Resolution:
     choices: tuple[Choice, ...]
     pylock: str
     indexes: tuple[str, ...] = field(default=(), repr=False)
+    package_indexes: tuple[str, ...] = field(default=(), repr=False)
+    build_variables: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

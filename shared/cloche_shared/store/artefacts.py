@@ -74,7 +74,7 @@ async def _one(
     resolution: Resolution, choice: Choice, sources: Sources, slots: asyncio.Semaphore, ready: Ready | None
 ) -> Artefact:
     async with slots:
-        blob = await _download(choice, sources, resolution.indexes)
+        blob = await _download(choice, sources, (*resolution.indexes, *resolution.package_indexes))
     await sources.say(f"Downloaded {choice.filename} ({_readable(blob.size)})")
     if choice.kind == "sdist":
         artefact = await _built(resolution, choice, blob, sources)

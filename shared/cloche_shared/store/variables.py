@@ -32,6 +32,17 @@ _RESERVED = frozenset(
 )
 
 
+_STEERS = re.compile(
+    r"(UV|PIP|GIT|SSL|XDG|CONDA|RATTLER|NETRC|CURL|REQUESTS)(_.*)?|.*_PROXY|HOME|TMPDIR|TEMP|TMP|USER|PYTHON.*",
+    re.IGNORECASE,
+)
+
+
+def steers_builds(name: str) -> bool:
+    """Tell whether a variable changes what fetches and builds packages, besides the packages' own build."""
+    return _STEERS.fullmatch(name) is not None
+
+
 def is_reserved(name: str) -> bool:
     """Tell whether Cloche, the loader or the interpreter gives the variable its meaning."""
     upper = name.upper()
