@@ -15,6 +15,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, ConsumerGroupTopicPartit
 from confluent_kafka.admin import AdminClient
 from pymongo import MongoClient
 
+from cloche_shared.adapters.kafka.letters import DONE, NOTES
 from cloche_shared.adapters.mongo_documents import JOURNAL, document_of
 from cloche_shared.bus.letters import RESENT
 from cloche_shared.bus.topics import DEAD
@@ -32,7 +33,6 @@ QUIET_S: Final = 180.0
 READ_S: Final = 30.0
 FETCH_BYTES: Final = 16 << 20
 ENDED: Final = frozenset(("Completed", "Failed", "Canceled"))
-LETTER: Final = "cloche_letter"
 
 
 # --- the document store
@@ -97,7 +97,7 @@ def topics_of(cluster: Standing, ending: str = "") -> Topics:
     poison = [one for one in found if _key(one).startswith(KEY)]
     mine = [one for one in found if not _key(one).startswith(KEY)]
     facts = [one for one in mine if _carries_facts(str(one.topic()).removeprefix(prefix))]
-    dead = [one for one in mine if str(one.topic()).endswith(DEAD)]
+    dead = [one for one in mine if str(one.topic()).endswith(DEAD) and DONE not in _headers(one)]
     put_aside = [
         (str(one.topic()).removeprefix(prefix), _key(one)) for one in poison if str(one.topic()).endswith(DEAD)
     ]
@@ -145,7 +145,7 @@ def _sent(message: Message) -> Sent:
 
 def _letter(message: Message) -> str:
     headers = _headers(message)
-    notes = orjson.loads(headers[LETTER]) if LETTER in headers else {}
+    notes = orjson.loads(headers[NOTES]) if NOTES in headers else {}
     return f"{headers.get('ce_id', message.offset())} on {message.topic()}: {notes.get('reason', 'no letter of ours')}"
 
 
@@ -226,7 +226,7 @@ def judged(cluster: Standing, load: Load, *, seconds: float = QUIET_S) -> Judged
     history.unsettled = open_ends
     history.read_back = read_back(cluster, load)
     violations = check(history)
-    counts = load.counts() + load.told.counts() + Counter(cluster.own.faults)
+    counts = load.counts() + load.told.counts()
     counts.update(documents=len(history.entries), facts=len(topics.sent), duplicates=topics.duplicates)
     counts.update({"scripts that lived": len(history.lived), "violations": len(violations)})
     return Judged(history, topics, violations, counts)

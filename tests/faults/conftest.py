@@ -109,19 +109,20 @@ def passed(cluster: Standing, load: Load, record: Callable[[str, object], None])
 
 
 def noted(record: Callable[[str, object], None], cluster: Standing, found: Judged) -> None:
-    """Note the counts of a history for the sum at the end."""
-    record(PROPERTY, json.dumps({"cluster": str(cluster.home), "counts": found.counts}))
+    """Note the counts of a history, and those of what was done to the servers, for the sum at the end."""
+    record(PROPERTY, json.dumps([str(cluster.home), found.counts]))
+    record(PROPERTY, json.dumps([cluster.own.kafka.container, cluster.own.faults]))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the sum over the histories of all clusters: of each the last one, which holds those before."""
+    """Print the sum over all clusters and servers: of each the greatest counts, which hold those before."""
     newest: dict[str, dict[str, int]] = {}
     for reports in terminalreporter.stats.values():
         for report in reports:
             for name, value in getattr(report, "user_properties", ()):
                 if name == PROPERTY and report.when == "call":
-                    told = json.loads(value)
-                    newest[told["cluster"]] = told["counts"]
+                    whose, counts = json.loads(value)
+                    newest[whose] = max(newest.get(whose, {}), counts, key=lambda one: sum(one.values()))
     total = Counter[str]()
     for counts in newest.values():
         total.update(counts)
