@@ -13,7 +13,6 @@ from pathlib import Path
 
 from cloche._errors import Invalid, NotFound, TooLarge
 from cloche_shared.contracts.files import FileEntry, Manifest
-from cloche_shared.contracts.runs import RUNS_OWN
 from cloche_shared.store.hashing import manifest_bytes, sha256_digest
 from cloche_shared.store.paths import check_path, path_fault
 from cloche_shared.store.requirements import inline_includes
@@ -96,13 +95,13 @@ def take_one(path: Path, cache: "DigestCache", without: Collection[str] = (), *,
     return _snapshot([_entry(path.name, digest, size, executable=executable)], {digest: path})
 
 
-def joined(snapshot: Snapshot, place: str, data: Snapshot) -> Snapshot:
-    """Return a snapshot with the files of another one below the folder `place`.
+def joined(snapshot: Snapshot, place: str, data: Snapshot, kept: Collection[str] = ()) -> Snapshot:
+    """Return a snapshot with the files of another one below the folder `place`, which is in none of those `kept`.
 
     Raises `Invalid` (`unsafe_path`, `place_taken`), `TooLarge` (`snapshot_too_large`).
     """
     folder = check_path(place)
-    if folder.partition("/")[0] in RUNS_OWN or any(
+    if folder.partition("/")[0] in kept or any(
         one.path == folder or one.path.startswith(f"{folder}/") for one in snapshot.manifest.files
     ):
         raise Invalid(

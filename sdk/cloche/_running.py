@@ -114,9 +114,11 @@ class Runs(Resource, Generic[R]):
         experiment: str | None = None,
         display_name: str | None = None,
         data: Mapping[str, str | Path] | None = None,
+        collect: Iterable[str] = RUNS_OWN,
     ) -> Operation[R]:
-        """Run a script; the folder `source` (its own, unless given) is sent along, but not its `outputs/` and `logs/`.
+        """Run a script; the folder `source` (its own, unless given) is sent along, but not what `collect` names in it.
 
+        `collect` are the folders at the top of its working folder that belong to the run: what it leaves there is kept.
         `data` are files and folders that are sent too, by the place below the script's working folder where it
         finds them: the run gets copies, what lies here stays as it is.
 
@@ -124,9 +126,10 @@ class Runs(Resource, Generic[R]):
         one is used. Raises `NotFound` (`script_not_found`), `TooLarge` (`snapshot_too_large`), `Invalid`.
         """
         folder, inside = ops.split_script(script, source)
-        snapshot = yield from snapshot_of(folder, RUNS_OWN)
+        collected = tuple(dict.fromkeys(collect))
+        snapshot = yield from snapshot_of(folder, collected)
         for place, path in (data or {}).items():
-            snapshot = joined(snapshot, place, (yield from snapshot_of(Path(path), follow=True)))
+            snapshot = joined(snapshot, place, (yield from snapshot_of(Path(path), follow=True)), collected)
         body = ops.run_body(
             script=inside,
             arguments=arguments,
@@ -142,6 +145,7 @@ class Runs(Resource, Generic[R]):
                 "tags": dict(tags) if tags else None,
                 "experiment": experiment,
                 "display_name": display_name,
+                "collect": None if collected == RUNS_OWN else collected,
             },
         )
         return (yield from self._bound(ops.submit_run(snapshot, body)))

@@ -122,6 +122,19 @@ def test_outputs_and_logs_are_collected_after_a_failure_too(client: Client, scri
     assert "going down" in log_of(client, ended)
 
 
+def test_of_a_run_the_folders_are_kept_that_were_asked_for(client: Client, script: Scripts, tmp_path: Path) -> None:
+    code = script(
+        "from pathlib import Path\nprint('data:', Path('data/rows.csv').read_text(), Path('mine').exists())\n"
+        "for name in ('outputs', 'logs', 'mine'):\n    Path(name).mkdir()\n    Path(name, 'a.txt').write_text('a')"
+    )
+    (code.parent / "mine").mkdir()
+    (code.parent / "mine" / "old.txt").write_text("of an earlier run")
+    (tmp_path / "rows.csv").write_text("1")
+    ended = completed(client, code, data={"data": tmp_path / "rows.csv"}, collect=["outputs", "mine"])
+    assert [one["path"] for one in client.runs.outputs(ended.id)] == ["mine/a.txt", "outputs/a.txt"]
+    assert "data: 1 False" in log_of(client, ended)
+
+
 def test_what_lies_in_a_sources_outputs_is_not_the_runs(client: Client, script: Scripts) -> None:
     code = script("import os\nprint('here:', os.path.exists('outputs'), os.path.exists('logs'))\nraise SystemExit(3)")
     for name in ("outputs/model.pkl", "logs/old.log", "data/outputs/kept.txt"):

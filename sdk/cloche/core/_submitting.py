@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Mapping
 from contextlib import ExitStack
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
 from cloche.client import Run as Submitted
@@ -14,6 +14,7 @@ from cloche.core.datastore import VARIABLE, DataReference, Datastore
 from cloche.core.runconfig import DataReferenceConfiguration, HistoryConfiguration, RunConfiguration
 from cloche.core.script_run_config import ScriptRunConfig
 from cloche.exceptions import ExperimentExecutionException, RunConfigurationException, SnapshotException, told_as
+from cloche_shared.contracts.runs import RUNS_OWN
 
 if TYPE_CHECKING:
     from cloche.core.workspace import Workspace
@@ -49,6 +50,7 @@ def submit(workspace: "Workspace", experiment: str, config: ScriptRunConfig, tag
             "experiment": experiment,
             "tags": dict(tags),
             "data": folders,
+            "collect": _collected(run_config.history),
             **_resources(workspace, run_config),
         }
         with told_as(ExperimentExecutionException):
@@ -85,16 +87,17 @@ def _check(config: ScriptRunConfig, run_config: RunConfiguration) -> None:
     for name in ("output_data", "source_directory_data_store", "credential_passthrough"):
         if getattr(run_config, name):
             raise _not(f"run_config.{name}", "Nothing here would follow it.", "Leave it out.")
-    _check_history(run_config.history)
+    if not run_config.history.snapshot_project:
+        why = "The code of every run is kept: it is what makes a run reproducible."
+        raise _not("run_config.history.snapshot_project=False", why, "Leave it as it is.")
 
 
-def _check_history(history: HistoryConfiguration) -> None:
-    if not history.output_collection or not history.snapshot_project:
-        why = "Log, metrics, outputs and code of every run are kept; they are what makes it reproducible."
-        raise _not("A run without history", why, "Leave run_config.history as it is.")
-    beyond = sorted(set(history.directories_to_watch) - {"logs", "outputs"})
-    if beyond:
-        raise _not(f"Watching {', '.join(beyond)}", "`outputs/` and `logs/` are collected.", "Write there.")
+def _collected(history: HistoryConfiguration) -> tuple[str, ...]:
+    """Return the folders that are kept of a run: `outputs`, `logs` and those that are watched; or none at all."""
+    if not history.output_collection:
+        return ()
+    watched = (str(PurePosixPath(one)) for one in history.directories_to_watch)
+    return tuple(dict.fromkeys([*RUNS_OWN, *watched]))
 
 
 def _not(what: str, why: str, todo: str = "") -> Exception:

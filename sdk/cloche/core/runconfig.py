@@ -32,7 +32,11 @@ LONGEST: Final = 30 * 86_400
 
 @dataclass(slots=True)
 class HistoryConfiguration:
-    """What of a run is kept. Cloche keeps log, metrics, `outputs/` and `logs/` of every run, and its code."""
+    """What of a run is kept besides its log, its metrics and its code, which always are.
+
+    `output_collection`: whether `outputs/`, `logs/` and `directories_to_watch` (folders at the top of the working
+    folder) are. `snapshot_project` cannot be switched off: code of runs is what makes them reproducible.
+    """
 
     output_collection: bool = True
     snapshot_project: bool = True

@@ -26,7 +26,7 @@ from cloche_runner.prefixes import Prefixes
 from cloche_runner.spooled import log_tail
 from cloche_runner.storing import Storing, not_collected, problem_of
 from cloche_shared.contracts.references import Problem
-from cloche_shared.contracts.runs import RUNS_OWN, Ended, RunSpec
+from cloche_shared.contracts.runs import Ended, RunSpec
 from cloche_shared.errors import ClocheError, Unavailable, is_store_away
 from cloche_shared.journal.commit import StreamId
 from cloche_shared.journal.streams import Changed, Decision
@@ -97,7 +97,7 @@ class Attempt:
         self._begun_at = ""
         """When the user's code began, as long as the stream does not say it."""
         self._origin = service_origin(stream.id)
-        self.storing = Storing(core, parts.files, parts.attempts, stream.project, self.id)
+        self.storing = Storing(core, parts.files, parts.attempts, stream.project, self.id, self._spec.collect)
         self._over: tuple[Verdict, Ended] | None = None
         """What the end of the user's code means, once it ended for a reason of its own."""
         if process is not None:
@@ -207,7 +207,7 @@ class Attempt:
     async def _checkout(self) -> Path:
         """Make the working folder. What a snapshot has below the run's own folders would pass for its outputs."""
         manifest = await self._core.manifest(self.stream.project, self._spec.snapshot)
-        sources = (entry for entry in manifest.files if entry.path.partition("/")[0] not in RUNS_OWN)
+        sources = (entry for entry in manifest.files if entry.path.partition("/")[0] not in self._spec.collect)
         own = manifest.model_copy(update={"files": tuple(sources)})
         return await self._parts.files.checkout(self.id, own, self._blobs)
 

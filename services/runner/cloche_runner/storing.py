@@ -1,7 +1,7 @@
 """What an ended attempt left is stored: outputs, uploads, log; as much as fits, where the disk stays full."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 
 from cloche_runner.domain.endings import NO_ROOM
 from cloche_runner.handlers import Core
@@ -10,7 +10,7 @@ from cloche_runner.spooled import log_bytes, log_end
 from cloche_shared.bus.dispatch import TRANSIENT
 from cloche_shared.contracts.files import FileEntry, Manifest
 from cloche_shared.contracts.references import Problem
-from cloche_shared.contracts.runs import RUNS_OWN, Ended
+from cloche_shared.contracts.runs import Ended
 from cloche_shared.errors import ClocheError, is_disk_full
 from cloche_shared.notes import notes_of
 from cloche_shared.ports.blobs import Blob
@@ -27,10 +27,19 @@ _log = notes_of(__name__)
 class Storing:
     """Stores what one attempt left, in one or more tries."""
 
-    def __init__(self, core: Core, files: NodeFiles, attempts: AttemptFiles, project: str, attempt_id: str) -> None:
+    def __init__(
+        self,
+        core: Core,
+        files: NodeFiles,
+        attempts: AttemptFiles,
+        project: str,
+        attempt_id: str,
+        folders: Sequence[str],
+    ) -> None:
         self._core = core
         self._files = files
         self._attempts = attempts
+        self._folders = folders
         self._id = attempt_id
         self._blobs = core.space(project)
         self._full_since: float | None = None
@@ -92,7 +101,7 @@ class Storing:
         return (await self._put_surely(manifest)).digest, fault or other
 
     async def _left(self, budget: Budget) -> Iterable[FileEntry]:
-        return (await self._files.collect(self._id, RUNS_OWN, self._blobs, budget)).files
+        return (await self._files.collect(self._id, tuple(self._folders), self._blobs, budget)).files
 
     async def _put_surely(self, data: bytes) -> Blob:
         """Store something small; when nothing is tried again, in the room that is kept for ends."""

@@ -24,6 +24,13 @@ TERMINAL: frozenset[str] = frozenset({"Completed", "Failed", "Canceled"})
 
 RUNS_OWN = ("outputs", "logs")
 """Folders that belong to a run: what it writes there is kept, and nothing of its source is put there."""
+Folder = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$")]
+"""A folder at the top of a run's working folder."""
+
+
+def _usual(folders: tuple[str, ...]) -> bool:
+    """Whether the folders are those of every run: they are left out of JSON then."""
+    return folders == RUNS_OWN
 
 
 MIN_MEMORY = 16 * 1024 * 1024
@@ -54,7 +61,8 @@ class RunOptions(Strict):
     """How a run of some code is to be made, wherever the code comes from.
 
     `script` is a path inside the code. `deadline` and `grace` are seconds; `retries` counts further attempts
-    after the user's code failed; a higher `priority` goes first.
+    after the user's code failed; a higher `priority` goes first. `collect` are the folders, at the top of the working
+    folder, that belong to the run: what it leaves there is kept, and nothing of its source is put there.
     """
 
     script: Annotated[str, StringConstraints(min_length=1, max_length=1024)]
@@ -68,6 +76,7 @@ class RunOptions(Strict):
     grace: float = Field(default=10.0, ge=0, le=600)
     retries: int = Field(default=0, ge=0, le=10)
     tags: dict[str, str] = Field(default_factory=dict, max_length=64)
+    collect: tuple[Folder, ...] = Field(default=RUNS_OWN, max_length=16, exclude_if=_usual)
 
 
 class RunSpec(RunOptions):

@@ -159,6 +159,19 @@ def test_data_may_not_lie_where_the_source_or_the_outputs_do(ws: Workspace, sour
         assert caught.value.code in {"place_taken", "unsafe_path"}
 
 
+def test_folders_that_are_watched_are_collected_and_none_where_nothing_shall_be(
+    ws: Workspace, server: Scripted, source: Path
+) -> None:
+    for watched, collected, said in (
+        (["logs"], True, None),
+        (["mine/"], True, ("outputs", "logs", "mine")),
+        ([], False, ()),
+    ):
+        config = changed(history__directories_to_watch=watched, history__output_collection=collected)
+        Experiment(ws, "exp").submit(ScriptRunConfig(source, "train.py", run_config=config))
+        assert sent(server).get("collect") == said
+
+
 def changed(**changes: object) -> RunConfiguration:
     config = RunConfiguration()
     for path, value in changes.items():
@@ -183,9 +196,7 @@ def changed(**changes: object) -> RunConfiguration:
         ({"command": "python train.py"}, "not_available"),
         ({"output_data": {"a": 1}}, "not_available"),
         ({"credential_passthrough": True}, "not_available"),
-        ({"history__output_collection": False}, "not_available"),
         ({"history__snapshot_project": False}, "not_available"),
-        ({"history__directories_to_watch": ["logs", "mine"]}, "not_available"),
     ],
 )
 def test_what_nothing_would_follow_is_refused_by_name(
