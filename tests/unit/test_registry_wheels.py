@@ -107,9 +107,23 @@ async def test_wheels_are_listed_by_name_with_their_newest_content(world: World)
         changed(OWN, info__METADATA=b"\xff\xfe"),
         changed(OWN, **{"../out.py": b""}),
         changed(OWN, **{"other-1.0.dist-info/METADATA": b""}),
+        changed(OWN, info__RECORD=b"own_lib.py," + b"x" * 200_000 + b",1\n"),
         OWN[: len(OWN) // 2],
     ],
-    ids=["text", "altered", "unrecorded", "record", "wheel", "metadata", "name", "bytes", "outside", "two", "half"],
+    ids=[
+        "text",
+        "altered",
+        "unrecorded",
+        "record",
+        "wheel",
+        "metadata",
+        "name",
+        "bytes",
+        "outside",
+        "two",
+        "long",
+        "half",
+    ],
 )
 async def test_what_is_no_right_wheel_is_refused_and_nothing_is_kept_of_its_name(world: World, data: bytes) -> None:
     answer = await upload(world, data)

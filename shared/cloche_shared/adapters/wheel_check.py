@@ -4,8 +4,10 @@ Nothing of it is imported or run. The archive is judged by the same rules as whe
 """
 
 import asyncio
+import csv
 import hashlib
 import hmac
+import lzma
 import tempfile
 import zipfile
 import zlib
@@ -22,8 +24,16 @@ from cloche_shared.store.wheel_refs import Identity, filename_of, invalid
 PIECE: Final = 1 << 20
 MAX_METADATA: Final = 16 << 20
 MAX_NEEDS: Final = 500
+MAX_NEED: Final = 256
+"""Characters of a requirement that are shown."""
 _ANY_MINOR: Final = "3.11"
 """Paths in a prefix are judged for one Python as for any other."""
+
+
+_UNREADABLE: Final = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, csv.Error),
+    *(EOFError, NotImplementedError, RuntimeError, UnicodeError, OverflowError, OSError),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +79,8 @@ def _checked(path: Path, digest: str, sent_as: str) -> WheelContent:
                 _check_member(archive, member.name, member.algorithm, member.hash)
     except Failed as error:
         raise invalid(error.what) from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeError, OverflowError, OSError):
-        raise invalid("It is no readable zip archive.") from None
+    except _UNREADABLE:
+        raise invalid("It is no readable zip archive, or its RECORD is none.") from None
     return content
 
 
@@ -99,7 +109,7 @@ def _told(archive: zipfile.ZipFile, sent_as: str) -> WheelContent:
         tags=tuple(dict.fromkeys(str(tag).strip() for tag in wheel.get_all("Tag", []))),
     )
     filename = filename_of(identity, sent_as)
-    requires = tuple(" ".join(str(one).split()) for one in metadata.get_all("Requires-Dist", []))
+    requires = tuple(" ".join(str(one).split())[:MAX_NEED] for one in metadata.get_all("Requires-Dist", []))
     return WheelContent(
         filename=filename,
         name=identity.name,
