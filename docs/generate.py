@@ -1,5 +1,6 @@
 """Makes the reference pages that follow from the code: `python docs/generate.py [--check]`."""
 
+import importlib
 import inspect
 import json
 import sys
@@ -172,6 +173,51 @@ def _shape(schema: dict[str, Any]) -> str:
     return str(schema.get("type", schema.get("const", "any")))
 
 
+CORE = (
+    *("workspace", "environment", "conda_dependencies", "container_registry", "experiment", "script_run_config"),
+    *("runconfig", "run", "compute", "datastore", "dataset", "model", "webservice", "image", "databricks", "keyvault"),
+)
+"""The modules of `cloche.core` in the order in which people meet them."""
+TRAIN = ("estimator", "sklearn", "dnn")
+
+
+def core_page() -> str:
+    """Return the classes of `cloche.core` and `cloche.train` with what their methods and attributes do."""
+    lines = [
+        "# `cloche.core` and `cloche.train`",
+        "",
+        "Made from the code by `docs/generate.py`. These are the names of Azure ML's SDK v1, on `cloche.Client`",
+        "([coming from there](../how-to/coming-from-azure.md)). What raises `not_available` would have no effect here",
+        "and is refused for that reason; every error is one of `cloche.exceptions` and has a stable `code`.",
+    ]
+    seen: set[object] = set()
+    for name in [*(f"cloche.core.{one}" for one in CORE), *(f"cloche.train.{one}" for one in TRAIN)]:
+        module = importlib.import_module(name)
+        lines += ["", f"## {name}", "", " ".join((module.__doc__ or "").strip().split("\n\n")[0].split())]
+        for public in module.__all__:
+            one = getattr(module, public)
+            home = getattr(one, "__module__", "")
+            own = home == name or home.rpartition(".")[2].startswith("_")
+            if inspect.isclass(one) and own and one not in seen:
+                seen.add(one)
+                lines += ["", f"### {public}", "", *inspect.cleandoc(one.__doc__ or "").splitlines(), *_members(one)]
+    return "\n".join(lines) + "\n"
+
+
+def _members(owner: type) -> Iterator[str]:
+    """Yield a row for each documented method and property of a class's own."""
+    rows = []
+    for name, member in vars(owner).items():
+        function = member.__func__ if isinstance(member, staticmethod | classmethod) else member
+        told = inspect.getdoc(function.fget if isinstance(function, property) else function)
+        documented = isinstance(function, property) or inspect.isfunction(function)
+        if documented and told and not name.startswith("_") and function.__doc__:
+            shown = name if isinstance(function, property) else f"{name}()"
+            rows.append(f"| `{shown}` | {' '.join(told.split(chr(10) * 2)[0].split())} |")
+    if rows:
+        yield from ("", "| | |", "|---|---|", *rows)
+
+
 def definition_page() -> str:
     """Return every attribute of a definition: what it does and the test of that, or what it is refused with."""
     lines = [
@@ -214,6 +260,7 @@ def pages() -> dict[str, str]:
         "events.md": events_page(),
         "commands.md": commands_page(),
         "definition.md": definition_page(),
+        "core.md": core_page(),
         "asyncapi.json": _json(catalogue.asyncapi(RELEASED[-1].stem)),
         **schemas,
     }

@@ -73,7 +73,7 @@ class Workspace:
 
     `workspace_name` is the project's (case and underscores are not told apart); without it, the one that the token
     opens. `subscription_id` and `resource_group` are kept and mean nothing. Raises `WorkspaceException`
-    (`project_not_found` …), `AuthenticationException`.
+    (`workspace_not_found` …), `AuthenticationException`.
     """
 
     def __init__(

@@ -1,8 +1,13 @@
 """Every name that people import from Azure ML's SDK v1 can be imported here."""
 
+import ast
 import importlib
+import re
+from pathlib import Path
 
 import pytest
+
+PAGE = Path(__file__).parent.parent.parent.parent / "docs" / "how-to" / "coming-from-azure.md"
 
 NAMES = {
     "core": "Workspace Experiment Run ScriptRun ScriptRunConfig Environment Datastore Dataset Model Webservice Image "
@@ -56,3 +61,11 @@ def test_a_name_that_there_is_not_is_an_attribute_error() -> None:
 
     with pytest.raises(AttributeError):
         _ = cloche.core.Pipeline
+
+
+@pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL))
+def test_what_the_page_for_newcomers_imports_is_there(block: str) -> None:
+    for node in ast.walk(ast.parse(block)):
+        if isinstance(node, ast.ImportFrom):
+            module = importlib.import_module(str(node.module))
+            assert [one.name for one in node.names if not hasattr(module, one.name)] == []
