@@ -29,7 +29,9 @@ class PeerClient:
     def __init__(self, ca_file: str = "") -> None:
         verify = ssl.create_default_context(cafile=ca_file or None)
         limits = httpx2.Limits(max_connections=MOST_CONNECTIONS, max_keepalive_connections=32, keepalive_expiry=15.0)
-        self._client = httpx2.AsyncClient(verify=verify, trust_env=False, follow_redirects=False, limits=limits)
+        # where no connection came about nothing was sent, so a second try does nothing twice
+        transport = httpx2.AsyncHTTPTransport(verify=verify, trust_env=False, limits=limits, retries=1)
+        self._client = httpx2.AsyncClient(transport=transport, trust_env=False, follow_redirects=False)
 
     async def close(self) -> None:
         """Close all connections."""
