@@ -231,7 +231,7 @@ async def test_a_service_and_a_model_hold_an_environment_until_they_are_gone(wor
 
 async def test_an_environment_is_in_use_from_the_moment_a_reference_to_it_was_given(world: World) -> None:
     await world.register("sk", SKLEARN)
-    for _ in range(5):
+    for _ in range(2):
         await world.ask({"environment": {"name": "sk"}})
         refused = await world.client.delete("/environments/sk")
         assert (refused.status_code, refused.json()["code"]) == (409, "environment_in_use")
