@@ -12,7 +12,7 @@ from cloche.core.container_registry import ContainerRegistry
 from cloche.core.dataset import DatasetConsumptionConfig
 from cloche.core.datastore import DataReference
 from cloche.core.environment import Environment
-from cloche.core.runconfig import RunConfiguration
+from cloche.core.runconfig import AmlComputeConfiguration, RunConfiguration
 from cloche.core.script_run_config import ScriptRunConfig
 from cloche.exceptions import TrainingException
 
@@ -64,36 +64,27 @@ class Estimator:
         self.source_directory = os.fspath(source_directory)
         if compute_target is None and vm_size is None:
             raise _wrong("target_missing", "Neither compute_target nor vm_size is given.")
-        if node_count < 1 or process_count_per_node < 1:
-            raise _wrong("invalid_count", "There is at least one node, and one process on it.")
-        if node_count > 1 or process_count_per_node > 1 or distributed_backend or distributed_training:
-            why = "A run is one process on one node."
-            raise unavailable("Distributed training", why, "Leave counts and backends out.", TrainingException)
-        kept_out(
-            TrainingException,
-            source_directory_data_store=source_directory_data_store,
-            resume_from=resume_from,
-        )
-        files = {
+        _check_counts(node_count, process_count_per_node, distributed_backend or distributed_training)
+        kept_out(TrainingException, source_directory_data_store=source_directory_data_store, resume_from=resume_from)
+        said = {
             "conda_dependencies_file": conda_dependencies_file or conda_dependencies_file_path,
             "pip_requirements_file": pip_requirements_file or pip_requirements_file_path,
-        }
-        packages = {"conda_packages": list(conda_packages or ()), "pip_packages": list(pip_packages or ())}
-        image = {
+            "conda_packages": list(conda_packages or ()),
+            "pip_packages": list(pip_packages or ()),
             "use_gpu": use_gpu,
             "use_docker": use_docker,
             "image": custom_docker_image or custom_docker_base_image,
             "registry": image_registry_details,
             "shm_size": shm_size,
+            "variables": environment_variables,
+            "user_managed": user_managed,
         }
-        said = {**files, **packages, **image, "variables": environment_variables, "user_managed": user_managed}
         self._script = entry_script
         self._params = dict(script_params or {})
         self._inputs = list(inputs or ())
         self.run_config = RunConfiguration()
         self.run_config.target = compute_target if compute_target is not None else "amlcompute"
-        self.run_config.amlcompute.vm_size = vm_size
-        self.run_config.amlcompute.vm_priority = vm_priority
+        self.run_config.amlcompute = AmlComputeConfiguration(vm_size, vm_priority)
         self.run_config.max_run_duration_seconds = max_run_duration_seconds
         self.run_config.environment = _environment(self.source_directory, environment_definition, said)
         self._refresh()
@@ -139,6 +130,14 @@ def flat(params: Mapping[str, object]) -> list[object]:
     for name, value in params.items():
         found += [name] if value in ("", None) else [name, value]
     return found
+
+
+def _check_counts(nodes: int, processes: int, distributed: object) -> None:
+    if nodes < 1 or processes < 1:
+        raise _wrong("invalid_count", "There is at least one node, and one process on it.")
+    if nodes > 1 or processes > 1 or distributed:
+        why = "A run is one process on one node."
+        raise unavailable("Distributed training", why, "Leave counts and backends out.", TrainingException)
 
 
 def _wrong(code: str, what: str) -> Exception:

@@ -34,9 +34,10 @@ def test_the_articles_first_sample_asks_for_one_package_of_conda_and_one_of_pip(
 
 @pytest.mark.parametrize("section", ["", "python", "docker", "spark", "databricks"])
 def test_an_unknown_attribute_raises(section: str) -> None:
-    environment = Environment("a")
+    owner: Any = Environment("a")
+    owner = getattr(owner, section) if section else owner
     with pytest.raises(AttributeError):
-        (getattr(environment, section) if section else environment).condadependencies = 1
+        owner.condadependencies = 1
 
 
 def test_a_name_is_a_text_that_says_something() -> None:
@@ -79,7 +80,7 @@ def test_the_flag_for_gpus_is_said_and_not_beside_an_image() -> None:
 
 
 def test_of_image_dockerfile_and_context_the_last_one_holds(tmp_path: Path) -> None:
-    docker = Environment("a").docker
+    docker: Any = Environment("a").docker
     docker.base_image = "ubuntu:24.04"
     docker.base_dockerfile = "FROM debian:13\n"
     assert (docker.base_image, docker.base_dockerfile) == (None, "FROM debian:13\n")
