@@ -120,6 +120,17 @@ def test_every_spelling_of_run_works_without_installing_anything(run: Runner, tm
     assert '"op":"log","name":"accuracy","value":0.5' in (tmp_path / "journal").read_text()
 
 
+def test_every_spelling_of_model_finds_the_models_files(run: Runner, work: Path) -> None:
+    (work / "azureml-models" / "m" / "1").mkdir(parents=True)
+    (work / "azureml-models" / "m" / "1" / "m.pkl").touch()
+    done = run(
+        "from cloche.core.model import Model\nfrom azureml.core.model import Model as Azure\n"
+        "from azureml.core import Model as AzureModel\nfrom cloche.core.run import Run\n"
+        "assert Model is Azure is AzureModel\nprint(Model.get_model_path('m').endswith('m/1/m.pkl'))"
+    )
+    assert (done.stdout, done.stderr) == ("True\n", "")
+
+
 def test_an_installed_azureml_core_wins(run: Runner, work: Path) -> None:
     (work / "azureml" / "core").mkdir(parents=True)
     (work / "azureml" / "__init__.py").touch()
