@@ -8,7 +8,7 @@ import orjson
 from fastapi import APIRouter, Header, Path, Query, Request
 from starlette.responses import Response, StreamingResponse
 
-from cloche_runner.domain.nodes import Node
+from cloche_runner.domain.nodes import Node, is_open_to, project_of
 from cloche_runner.domain.runs import Run
 from cloche_runner.handlers import Commands, Submission
 from cloche_runner.logs import Position, followed_bytes, last_lines, log_bytes, log_events
@@ -243,7 +243,8 @@ def _node_view(name: str, node: Node, project: str) -> NodeView:
         free_cpus=node.free_cpus,
         free_memory=node.free_memory,
         gpus=[GpuView(uuid=one.uuid, kind=one.kind, memory=one.memory, free=one.uuid in free) for one in node.gpus],
-        holders=sorted(holder for holder in node.held if holder.split("/")[1] == project),
+        holders=sorted(holder for holder in node.held if project_of(holder) == project),
+        open=is_open_to(node, project),
     )
 
 

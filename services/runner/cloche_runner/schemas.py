@@ -75,3 +75,4 @@ class NodeView(BaseModel):
     free_memory: int
     gpus: list[GpuView]
     holders: list[str]
+    open: bool = Field(description="Whether it may run the caller's project's code; if not, it is another project's.")

@@ -37,6 +37,9 @@ async def test_a_run_is_refused_where_every_node_is_another_projects_and_repeate
         status, run = await asked(client, "once")
         assert status == 202
         await client.ended(await client.submit())
+        assert [node["open"] for node in (await client.get("/nodes"))["items"]] == [True]
+        shown = await client.http.get("/nodes", headers={"Cloche-Project": "team"})
+        assert [node["open"] for node in shown.json()["items"]] == [False]
         assert await asked(client) == (403, "isolation_required")
         assert await asked(client, "once") == (202, run)
         async with replica(there, "n2"):
