@@ -84,7 +84,7 @@ ATTRIBUTES: Final[Mapping[str, Attribute]] = {
     ),
     "/python/conda/base_environment": _later("base_environment_not_available", "an environment to start from"),
     "/python/wheels": _now(
-        "private wheels by content", f"{_WHEELS}::test_a_private_wheel_arrives_in_runs_and_scoring_workers"
+        "private wheels by content", f"{_WHEELS}::test_a_private_wheel_and_what_it_needs_arrive_in_runs"
     ),
     "/python/user_managed": _later("user_managed_not_available", "nothing is installed"),
     "/python/interpreter_path": _later("user_managed_not_available", "what starts a user-managed environment"),
