@@ -12,7 +12,7 @@ import pytest
 
 from cloche import Client
 from tests.e2e.packages import ThreadedIndex, threaded_index
-from tests.e2e.topology import PATIENCE, Embedded, Topology, eventually, own_server, shared_server, using
+from tests.e2e.topology import DELAY, PATIENCE, Embedded, Topology, eventually, own_server, shared_server, using
 
 CLUSTER = os.environ.get("CLOCHE_TEST_TOPOLOGY") == "cluster"
 """Whether the suite runs on four services, each a process of its own."""
@@ -37,7 +37,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.path.is_relative_to(Path(__file__).parent) and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(3 * PATIENCE))
     fits = _fits_a_cluster if CLUSTER else _fits_one_process
-    items[:] = [item for item in items if fits(item)]
+    items[:] = [item for item in items if fits(item) and not (DELAY and item.get_closest_marker("undelayed"))]
 
 
 def _fits_a_cluster(item: pytest.Item) -> bool:

@@ -18,7 +18,8 @@ from cloche.core import list as environments_of
 from cloche.core.compute import ComputeTarget, ProcessCompute
 from cloche_shared.adapters.memory_resolver import Package, wheel_bytes
 from tests.e2e.article import PAGE, SCORE, TRAIN, cells, publish, served
-from tests.e2e.topology import DELAY, PATIENCE, Topology, own_server
+from tests.e2e.steps import Names
+from tests.e2e.topology import PATIENCE, Topology, own_server
 
 CLUSTER = os.environ.get("CLOCHE_TEST_TOPOLOGY") == "cluster"
 PUBLIC = "public"
@@ -54,7 +55,7 @@ class Notebook:
 
 
 @pytest.fixture
-def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Topology]:
+def server(request: pytest.FixtureRequest, unique: Names, tmp_path: Path) -> Iterator[Topology]:
     """A server whose conda-forge and package index are on loopback: the cluster's own, or an embedded one's."""
     if CLUSTER:
         topology = request.getfixturevalue("topology")
@@ -67,7 +68,7 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Topology]
             "CLOCHE_BUILDER__CHANNEL_ALIAS": f"{url}/channels",
             "CLOCHE_BUILDER__DEFAULT_INDEX": f"{url}/simple",
         }
-        with own_server(request.getfixturevalue("session_root"), f"article-{os.getpid()}", settings) as found:
+        with own_server(request.getfixturevalue("session_root"), unique("article"), settings) as found:
             yield found
 
 
@@ -95,7 +96,7 @@ def test_the_page_has_the_samples_that_are_tried_here() -> None:
     assert [[kind for kind in KINDS if kind in one] for one in found] == [[kind] for kind in KINDS]
 
 
-@pytest.mark.skipif(bool(DELAY), reason="what is delayed is tried by the main job's own tests")
+@pytest.mark.undelayed
 @pytest.mark.timeout(5 * PATIENCE)
 def test_every_sample_of_the_article_does_what_it_says(notebook: Notebook, capsys: pytest.CaptureFixture[str]) -> None:
     packages_of_conda_and_pip_are_locked(notebook)
