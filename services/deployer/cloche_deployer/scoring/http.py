@@ -17,6 +17,8 @@ PROBLEM = (b"content-type", b"application/problem+json")
 TEXT = (b"content-type", b"text/plain; charset=utf-8")
 
 # The fields that the front itself looks at; everything else is only passed on to scripts that want it.
+OURS = b"cloche-"
+"""How the names of fields begin that are ours alone."""
 KEY_PREFIX = "clochesvc_"
 """How the keys of services begin."""
 WATCHED = frozenset(
@@ -115,13 +117,14 @@ def bearer(fields: Mapping[bytes, bytes]) -> str:
 def script_headers(raw: bytes) -> Pairs:
     """Return a script's own response fields, without those that belong to the connection or to us.
 
+    What replicas tell each other (`onward`) no script can say.
     Fields that could break the framing of the response (control characters, odd names) are left out.
     """
     pairs = []
     for name, value in json.loads(raw):
         key = name.lower().encode("utf-8")
         text = value.encode("utf-8")
-        if key in _CONNECTION or not key or not _TOKEN.issuperset(key):
+        if key in _CONNECTION or key.startswith(OURS) or not key or not _TOKEN.issuperset(key):
             continue
         if not _CONTROLS.isdisjoint(text):
             continue
