@@ -10,6 +10,8 @@ import importlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from cloche import __version__ as VERSION  # noqa: N812 - the name that people know
+
 if TYPE_CHECKING:
     from cloche.core._list import list  # noqa: A004 - the name is the point
     from cloche.core.compute import ComputeTarget
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
     from cloche.core.webservice import Webservice
     from cloche.core.workspace import Workspace
 
-VERSION = "0.1.0"
 _HOMES = {
     "ComputeTarget": "compute",
     "ContainerRegistry": "container_registry",

@@ -137,8 +137,10 @@ def _argument(value: object, data: Mapping[str, DataReference]) -> str:
 
 
 def _variables(config: RunConfiguration, data: Mapping[str, DataReference]) -> dict[str, str]:
+    """Return the variables of a run: those of the configuration, and where its data lies."""
     places = {f"{VARIABLE}{name}": one.place for name, one in data.items()}
-    return {**config.environment_variables, **places, **{name: one.place for name, one in data.items()}}
+    inputs = {name: data[name].place for name in config.data if name in data}
+    return {**inputs, **config.environment_variables, **places}
 
 
 def _resources(workspace: "Workspace", config: RunConfiguration) -> dict[str, Any]:

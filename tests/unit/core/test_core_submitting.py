@@ -143,10 +143,13 @@ def test_datasets_and_named_references_are_data_too(
     store.upload_files([str(tmp_path / "one.csv")], target_path="more")
     config = ScriptRunConfig(source, "train.py", arguments=["--in", Dataset.File.from_files(str(tmp_path / "one.csv"))])
     config.run_config.data_references = {"kept": DataReferenceConfiguration("workspaceblobstore", "more")}
+    config.run_config.data = {"more": Dataset.File.from_files((store, "more")).as_named_input("more").as_download()}
     Experiment(ws, "exp").submit(config)
     assert sent(server)["arguments"] == ["--in", "azureml-data/input"]
-    assert sent(server)["variables"]["kept"] == "azureml-data/kept"
-    assert files() == ["azureml-data/input/one.csv", "azureml-data/kept/one.csv", "train.py"]
+    variables = sent(server)["variables"]
+    assert variables["AZUREML_DATAREFERENCE_kept"] == "azureml-data/kept"
+    assert (variables["more"], "kept" in variables) == ("azureml-data/more", False)
+    assert files() == [f"azureml-data/{name}/one.csv" for name in ("input", "kept", "more")] + ["train.py"]
 
 
 def test_data_may_not_lie_where_the_source_or_the_outputs_do(ws: Workspace, source: Path, tmp_path: Path) -> None:
