@@ -44,7 +44,7 @@ def submit(workspace: "Workspace", experiment: str, config: ScriptRunConfig, tag
         wanted: dict[str, Any] = {
             "source": config.source_directory,
             "arguments": [_argument(one, data) for one in config.arguments],
-            "environment": None if run_config.environment is None else run_config.environment._reference(),
+            "environment": None if run_config.environment is None else run_config.environment._reference(workspace),
             "variables": _variables(run_config, data),
             "deadline": run_config.max_run_duration_seconds,
             "experiment": experiment,

@@ -227,12 +227,13 @@ class Environment:
         """Return what is said, for Cloche."""
         return documents.definition_of(self)
 
-    def _reference(self) -> str | dict[str, object]:
-        """Return how a run or service names this: by version where it says what that version says, else in full."""
-        definition = self._definition()
-        if self._kept is not None and self._kept == (self.version, definition):
-            return f"{self.name}:{self.version}"
-        return {"name": self.name, "definition": definition.model_dump(mode="json", exclude_defaults=True)}
+    def _reference(self, workspace: "Workspace") -> str:
+        """Return how a run or service names this: by the version that says the same, registered where there is none.
+
+        Raises `UserErrorException` with the code of what is refused, before anything is submitted.
+        """
+        known = self._kept is not None and self._kept == (self.version, self._definition())
+        return f"{self.name}:{self.version if known else self.register(workspace).version}"
 
     def save_to_directory(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
         """Write the folder that Azure ML's SDK v1 writes. Raises `FileExistsError`."""

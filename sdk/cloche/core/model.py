@@ -250,7 +250,7 @@ class Model:
                 script,
                 source=folder,
                 model=references,
-                environment=inference_config._reference(name),
+                environment=inference_config._reference(workspace, name),
                 description=config.description or inference_config.description,
                 update=overwrite,
                 **config._options(),
@@ -317,12 +317,12 @@ class InferenceConfig:
         self.conda_file = conda_file
         _check_script(Path(self.source_directory or ".") / self.entry_script)
 
-    def _reference(self, service: str) -> str | dict[str, object] | None:
+    def _reference(self, workspace: "Workspace", service: str) -> str | None:
         if self.environment is not None:
-            return self.environment._reference()
+            return self.environment._reference(workspace)
         if self.conda_file is None:
             return None
-        return Environment.from_conda_specification(f"{service}-env", self.conda_file)._reference()
+        return Environment.from_conda_specification(f"{service}-env", self.conda_file)._reference(workspace)
 
     @contextmanager
     def _staged(self) -> Iterator[tuple[Path, Path]]:

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from cloche.core import Environment, Run, _process
+from cloche.core import Environment, Run, Workspace, _process
 from cloche.core.environment import CondaDependencies, RSection, SparkPackage
 from cloche.exceptions import AzureMLException, UserErrorException
 from cloche_shared.contracts.definition import Definition
+from tests.unit.core.scripted import Scripted
 
 
 def said(environment: Environment) -> dict[str, Any]:
@@ -132,16 +133,18 @@ def test_the_address_of_a_private_wheel_becomes_a_reference_to_its_content() -> 
     assert again._definition() == environment._definition()
 
 
-def test_an_environment_that_was_fetched_is_named_by_its_version_until_it_changes() -> None:
+def test_an_environment_that_was_fetched_is_named_by_its_version_until_it_changes(
+    ws: Workspace, server: Scripted
+) -> None:
     definition = Definition.model_validate_json('{"python": {"pip": ["numpy"]}, "variables": {"A": "1"}}')
     environment = Environment._of("a", definition, "3")
     environment._kept = "3", environment._definition()
     assert environment._definition() == definition
-    assert environment._reference() == "a:3"
+    assert environment._reference(ws) == "a:3"
     environment.python.conda_dependencies.add_pip_package("pandas")
-    inline = environment._reference()
-    assert isinstance(inline, dict)
-    assert inline["name"] == "a"
+    server.answers["POST /environments"] = {"name": "a", "version": "4", "definition": {}}
+    assert environment._reference(ws) == "a:4"
+    assert server.body("POST", "/environments")["definition"]["python"]["pip"] == ["numpy", "pandas"]
 
 
 def test_a_clone_has_another_name_and_no_version() -> None:

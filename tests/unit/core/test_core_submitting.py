@@ -34,6 +34,7 @@ def source(tmp_path: Path, server: Scripted) -> Path:
 
     server.answers["POST /runs"] = submit
     server.answers["POST /files/runs/missing"] = {"missing": []}
+    server.answers["POST /environments"] = {"name": "myenv", "version": "2", "definition": {}}
     return folder
 
 
@@ -80,10 +81,23 @@ def test_attributes_of_a_script_run_are_those_of_its_configuration(
     assert run.id == "r1"
     assert body["script"] == "train.py"
     assert body["arguments"] == ["--rate", "0.8"]
-    assert body["environment"]["name"] == "myenv"
-    assert body["environment"]["definition"]["variables"] == {"EXAMPLE_ENV_VAR": "EXAMPLE_VALUE"}
+    assert body["environment"] == {"name": "myenv", "version": "2"}
+    said = {"name": "myenv", "definition": {"variables": {"EXAMPLE_ENV_VAR": "EXAMPLE_VALUE"}}}
+    assert server.body("POST", "/environments") == said
     assert (body["experiment"], body["tags"]) == ("exp", {"team": "a"})
     assert "resources" not in body
+
+
+def test_what_the_server_refuses_of_an_environment_is_told_before_a_run_is_submitted(
+    ws: Workspace, server: Scripted, source: Path
+) -> None:
+    server.answers["POST /environments"] = problem(422, "images_not_available")
+    environment = Environment("myenv")
+    environment.docker.enabled = True
+    with pytest.raises(AzureMLException) as caught:
+        Experiment(ws, "exp").submit(ScriptRunConfig(source, "train.py", environment=environment))
+    assert caught.value.code == "images_not_available"
+    assert not [call for call in server.asked if call.path.endswith("/runs")]
 
 
 def test_a_run_without_an_environment_leaves_it_to_the_server(ws: Workspace, server: Scripted, source: Path) -> None:
@@ -267,7 +281,7 @@ def test_an_estimator_is_a_script_with_its_packages_and_arguments(
     Experiment(ws, "exp").submit(estimator)
     body = sent(server)
     assert body["arguments"] == ["--data-folder", "azureml-data/rows", "--regularization", "0.8", "--flag"]
-    definition = body["environment"]["definition"]
+    definition = server.body("POST", "/environments")["definition"]
     assert definition["python"]["conda"]["packages"] == ["scikit-learn"]
     assert definition["python"]["pip"] == ["pandas"]
     assert definition["variables"] == {"A": "1"}
