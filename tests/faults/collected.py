@@ -30,7 +30,8 @@ from tests.simulation.record import Entry, History, Lived, Pending, Sent, entry_
 
 QUIET_S: Final = 180.0
 """Seconds after the faults within which everything has to come to its end."""
-READ_S: Final = 30.0
+READ_S: Final = 120.0
+"""Seconds for reading everything once: hundreds of megabytes where poison was sent often."""
 FETCH_BYTES: Final = 16 << 20
 ENDED: Final = frozenset(("Completed", "Failed", "Canceled"))
 

@@ -11,7 +11,7 @@ from cloche_shared.contracts.commands import EVERY_TOPIC, command_topic
 from tests.faults.load import PROJECT
 from tests.faults.standing import Standing
 
-DEALT_S: Final = 60.0
+DEALT_S: Final = 180.0
 """Seconds within which a new member has to be given its part: the others hear of it with their next heartbeat."""
 
 
