@@ -18,6 +18,7 @@ while not Path(sys.argv[1]).exists():
 """
 
 
+@pytest.mark.undelayed
 def test_drift_and_explain_change_nothing_and_a_refresh_says_what_it_changed(
     topology: Topology, client: Client, index: ThreadedIndex, unique: Names
 ) -> None:
