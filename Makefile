@@ -69,10 +69,10 @@ e2e: $(VENV)/.dev  ## the behaviour suite, delayed by 2 s, and on four services;
 	CLOCHE_TEST_TOPOLOGY=cluster CLOCHE_TEST_DELAY=2 $(BIN)/python -m pytest -q -n 8 $(TWICE) tests/e2e -m main_job
 
 faults: $(VENV)/.dev  ## each fault CLOCHE_FAULTS times (10) at full length, on real servers; prints the counts
-	CLOCHE_FAULTS=$${CLOCHE_FAULTS:-10} $(BIN)/python -m pytest -q tests/faults
+	CLOCHE_FAULTS=$${CLOCHE_FAULTS:-10} $(BIN)/python -m pytest -q -n 2 tests/faults
 
-faults-once: $(VENV)/.dev
-	CLOCHE_FAULTS=1 $(BIN)/python -m pytest -q $(TWICE) tests/faults
+faults-once: $(VENV)/.dev  ## each fault at least once, with short pauses
+	CLOCHE_FAULTS=1 $(BIN)/python -m pytest -q -n 2 $(TWICE) tests/faults
 
 release: $(VENV)/.dev  ## wheel and sdist in empty environments; README and tutorial as typed
 	$(BIN)/python -m pytest -q tests/release
