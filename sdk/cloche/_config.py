@@ -6,12 +6,15 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from cloche._errors import Unauthenticated
 
 DEFAULT_URL = "http://127.0.0.1:8571"
 LOG = "cloche.log"
 """What a server in the background says, in its data folder."""
+_PORTS = {"http": 80, "https": 443}
+_HERE = frozenset({"localhost", "127.0.0.1", "::1", "0.0.0.0", "::"})  # noqa: S104 - compared with, not listened on
 POSITIONS_KEPT = 16
 POSITIONS_SECONDS = 600
 
@@ -36,20 +39,59 @@ def find_endpoint(
 ) -> Endpoint:
     """Return where to go: what is given, else the environment, else the data folder of this machine.
 
-    Raises `Unauthenticated` (code `no_token`) when no token can be found.
+    A token is shown to the server that it is for and to no other: `CLOCHE_TOKEN` to that of `CLOCHE_URL`, where that
+    is set, and the data folder's token to the data folder's server. Raises `Unauthenticated` (code `no_token`) when
+    there is none for the server.
     """
     home = home or home_folder()
-    here = _running(home)
-    chosen = url or os.environ.get("CLOCHE_URL") or here.get("url") or DEFAULT_URL
-    secret = token or os.environ.get("CLOCHE_TOKEN") or _token(home)
+    chosen = url or os.environ.get("CLOCHE_URL") or _running(home).get("url") or DEFAULT_URL
+    secret = token or _token_for(chosen, home)
     if not secret:
-        raise Unauthenticated(
-            "no_token",
-            "There is no token for Cloche.",
-            why=f"CLOCHE_TOKEN is not set and {home / 'token'} does not exist.",
-            todo="Start Cloche on this machine with `cloche up -d`, or set CLOCHE_URL and CLOCHE_TOKEN.",
-        )
+        raise _no_token(chosen, home)
     return Endpoint(chosen.rstrip("/"), secret, project or os.environ.get("CLOCHE_PROJECT", ""))
+
+
+def _token_for(url: str, home: Path) -> str:
+    given = os.environ.get("CLOCHE_TOKEN", "")
+    if given and same_server(url, os.environ.get("CLOCHE_URL") or url):
+        return given
+    return _token(home) if same_server(url, _running(home).get("url") or DEFAULT_URL) else ""
+
+
+def _no_token(url: str, home: Path) -> Unauthenticated:
+    named = os.environ.get("CLOCHE_URL", "")
+    if os.environ.get("CLOCHE_TOKEN") and named:
+        return Unauthenticated(
+            "no_token",
+            f"There is no token for Cloche at {url}.",
+            why=f"CLOCHE_TOKEN is for {named} (CLOCHE_URL) and is shown to no other server.",
+            todo="Set CLOCHE_URL and CLOCHE_TOKEN to a server and a token of it.",
+        )
+    if not (home / "token").exists():
+        why = f"CLOCHE_TOKEN is not set and {home / 'token'} does not exist."
+    else:
+        why = f"CLOCHE_TOKEN is not set, and {home / 'token'} is for the server of that folder."
+    return Unauthenticated(
+        "no_token",
+        "There is no token for Cloche.",
+        why=why,
+        todo="Start Cloche on this machine with `cloche up -d`, or set CLOCHE_URL and CLOCHE_TOKEN.",
+    )
+
+
+def same_server(one: str, other: str) -> bool:
+    """Whether two addresses name one server: scheme, host and port; this machine's own names count as one."""
+    return _place(one) == _place(other)
+
+
+def _place(url: str) -> tuple[str, str, int]:
+    try:
+        parts = urlsplit(url)
+        port = parts.port or _PORTS.get(parts.scheme, 0)
+    except ValueError:
+        return url, "", 0
+    host = parts.hostname or ""
+    return parts.scheme, "localhost" if host in _HERE else host, port
 
 
 def _running(home: Path) -> dict[str, str]:

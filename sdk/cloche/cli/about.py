@@ -52,6 +52,7 @@ def show_config(
     """Show the settings of the embedded process: defaults, config.toml of the data folder, environment."""
     from cloche._embedded import settings  # noqa: PLC0415 - the services' settings: 0.3 s that only this needs
 
+    session.about_this_machine()
     found = settings(session.folder, os.environ).shown()
     items = [{"name": one.name, "value": one.value, "source": one.source} for one in found]
     columns = ("SETTING", "VALUE", "SOURCE") if sources else ("SETTING", "VALUE")

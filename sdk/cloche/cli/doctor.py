@@ -53,6 +53,7 @@ def install(app: typer.Typer) -> None:
 
 def doctor(session: Session) -> None:
     """Check what Cloche needs of this machine. Exits with 1 when something is broken."""
+    session.about_this_machine()
     found = examine(session.folder)
     broken = [check for check in found if check.state == "broken"]
     if session.output.mode.json:

@@ -70,6 +70,7 @@ def quick(arguments: Sequence[str]) -> int | None:
     session = wanted.session
     try:
         if arguments[0] == "up":
+            session.about_this_machine()
             detach(session, wanted.values.get("host", ""), wanted.values.get("port", ""))
             return 0
         from cloche.cli.state import show  # noqa: PLC0415 - HTTP, which `up -d` does without

@@ -21,7 +21,10 @@ This page is made from the program (`python -m cloche.cli.reference`) and checke
 - A run is named by its id, by a beginning of it that fits only one, or by `@last`. An environment is
   named `NAME`, `NAME:VERSION` or `NAME@LABEL`, a model `NAME` or `NAME:VERSION`.
 - The server is the one of the data folder on this machine, unless `--url` or `CLOCHE_URL` names
-  another; its token comes from the data folder or from `CLOCHE_TOKEN`, never from an option.
+  another; its token comes from the data folder or from `CLOCHE_TOKEN`, never from an option. `CLOCHE_TOKEN` is
+  shown to the server of `CLOCHE_URL` only, where that is set, and the data folder's token to that folder's server.
+- `up`, `down`, `doctor` and `config` are about this machine and its data folder, and say so where `CLOCHE_URL`
+  names another server.
 - What deletes asks first. Where nobody can be asked (no terminal, or `--json`) it wants `--yes`.
 
 | Exit code | Meaning |

@@ -40,6 +40,7 @@ def up(
     All four services run in one process. In the foreground, Ctrl-C stops the services; active runs go
     on and are listed. A second Ctrl-C cancels them.
     """
+    session.about_this_machine()
     number = "" if port is None else str(port)
     if detach:
         launch.detach(session, host, number)
@@ -78,6 +79,7 @@ def down(
     Active runs go on, and are taken up again by the next `cloche up`.
     """
     seconds = parse_duration(timeout)
+    session.about_this_machine()
     server = processes.running(session.folder)
     if server is None:
         session.output.result({"stopped": False, "active_runs": []}, f"Cloche does not run on {session.folder}.")
@@ -93,14 +95,16 @@ def down(
             why="It was asked to; it ends when what it is doing has ended, unless it hangs.",
             todo=f"Wait longer with --timeout. If it hangs: `kill -9 {server.pid}`; runs go on, and nothing is lost.",
         )
-    session.output.result({"stopped": True, "pid": server.pid, "active_runs": active}, "Cloche has stopped.")
+    session.output.result(
+        {"stopped": True, "pid": server.pid, "active_runs": active}, f"Cloche on {session.folder} has stopped."
+    )
 
 
 def _settle_runs(session: Session, server: processes.Running, *, cancel: bool, seconds: float) -> list[str]:
     """Cancel the active runs or tell that they go on; return those that do."""
     try:
         patience = min(LISTING_SECONDS, seconds / 2)
-        with closing(state.Asked(server.url, state.token_of(session, server), seconds=patience)) as asked:
+        with closing(state.Asked(server.url, state.token_here(server), seconds=patience)) as asked:
             active = state.active_runs(asked)
     except ClocheError as error:
         if cancel:

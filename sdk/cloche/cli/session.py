@@ -39,7 +39,7 @@ class Session:
 
         if self.home and not self.url:
             return self.client_here()
-        return Client(url=self.url or None, project=self.project or None)
+        return Client(url=self.url or None, project=self.project or None, home=self.folder)
 
     def client_here(self) -> "Client":
         """Return a client of the data folder's server, whatever else the environment names."""
@@ -52,6 +52,21 @@ class Session:
             raise not_running(str(self.folder), "No process has this data folder.")
         token = Path(server.token_file).read_text().strip()
         return Client(url=server.url, token=token, project=self.project or None)
+
+    def about_this_machine(self) -> None:
+        """Say which Cloche is meant, where the environment or an option names another one than this machine's."""
+        if not self.named_server:
+            return
+        from cloche._config import same_server  # noqa: PLC0415 - `up -d` needs it only here
+        from cloche.cli.processes import running  # noqa: PLC0415 - the same
+
+        here = running(self.folder)
+        if here is not None and same_server(here.url, self.named_server):
+            return
+        named = f"{'--url' if self.url else 'CLOCHE_URL'} names ({self.named_server})"
+        self.output.warn(f"This is about the Cloche of this machine, on {self.folder}, not about the one that {named}.")
+        if not self.url:
+            self.output.warn("Most other commands go there, until CLOCHE_URL and CLOCHE_TOKEN are unset.")
 
     def failed(self, error: BaseException) -> int:
         """Tell what went wrong, with a trace only for --debug, and return the exit code."""

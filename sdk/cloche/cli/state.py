@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from cloche._config import find_endpoint
 from cloche._errors import Unauthenticated, from_problem, unreachable
 from cloche.cli import exits, processes
 from cloche.cli.session import Session
@@ -73,11 +74,18 @@ def show(session: Session) -> int:
 
 
 def token_of(session: Session, server: processes.Running | None) -> str:
-    """Return the token for a server. Raises `Unauthenticated` (`no_token`)."""
+    """Return the token for a server, None for the one that the user named. Raises `Unauthenticated` (`no_token`)."""
+    if server is None:
+        return find_endpoint(session.named_server, home=session.folder).token
     given = "" if session.home else os.environ.get("CLOCHE_TOKEN", "")
-    file = Path(server.token_file) if server is not None else session.folder / "token"
+    return given or token_here(server)
+
+
+def token_here(server: processes.Running) -> str:
+    """Return the token that lies with a server of this machine, whatever the environment says."""
+    file = Path(server.token_file)
     try:
-        return given or file.read_text().strip()
+        return file.read_text().strip()
     except OSError as error:
         raise Unauthenticated(
             "no_token", "There is no token for Cloche.", why=f"{file}: {error.strerror}.", todo="Set CLOCHE_TOKEN."
