@@ -86,6 +86,7 @@ def test_credentials_go_only_to_the_hosts_that_they_are_for() -> None:
             "index_auth",
         ),
         ("error: Failed to fetch: `https://x/`\n  Caused by: tcp connect error", "unreachable"),
+        ("error: Request failed\n  cause: invalid peer certificate: UnknownIssuer", "index_certificate"),
         ("  \u00d7 Failed to build `foo==1.0`\n  ╰─▶ Call to backend failed", "compile_error"),
         ("Because nope was not found in the package registry and you require nope", "package_not_found"),
         ("error: something entirely new", "solver_conflict"),
@@ -95,6 +96,21 @@ def test_what_uv_says_becomes_a_code_and_a_remedy(line: str, code: str) -> None:
     error = resolve_error(line.split("\n"), ["foo"])
     assert error.code == code
     assert error.todo
+
+
+def test_an_index_of_a_private_authority_is_told_with_its_cause_and_the_cure_that_works_here() -> None:
+    said = [
+        "error: Failed to fetch: https://index.example/simple/foo/",
+        "  cause: error sending request for url (https://index.example/simple/foo/)",
+        "  cause: client error (Connect)",
+        "  cause: invalid peer certificate: UnknownIssuer",
+        "hint: Consider enabling use of system TLS certificates with the `--system-certs` command-line flag",
+    ]
+    error = resolve_error(said, ["foo"])
+    assert error.what == "The certificate of the package index is not trusted: UnknownIssuer."
+    assert "SSL_CERT_FILE" in error.todo
+    assert "--system-certs" not in error.why
+    assert "https://index.example/simple/foo/" in error.why
 
 
 def test_a_full_disk_while_compiling_is_no_fault_of_the_package() -> None:

@@ -94,8 +94,8 @@ class Resolver(Protocol):
     """Resolves and compiles; both may take minutes and both write to the build's log.
 
     Errors are `Failed` with one of the codes `solver_conflict`, `package_not_found`, `index_auth`,
-    `unreachable`, `wheel_not_compatible`, `compile_error`, `disk_full`, `build_timeout`, `hash_missing`;
-    `python_not_available` lists what is here.
+    `index_certificate`, `unreachable`, `wheel_not_compatible`, `compile_error`, `disk_full`, `build_timeout`,
+    `hash_missing`; `python_not_available` lists what is here.
     `extra["package"]` names the package where one is to blame.
     """
 

@@ -9,6 +9,11 @@ from packaging.utils import canonicalize_name
 from cloche_shared.errors import Failed
 
 TELLING_LINES = 3
+TRUST = (
+    "Give the builder a file with the authority of the index, and its path as the variable SSL_CERT_FILE; "
+    "the file takes the place of the public authorities, so join them where both are needed."
+)
+"""What helps where an index has a certificate of a private authority."""
 
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s\"'<>]+@")
 _NOT_FOUND = re.compile(
@@ -22,6 +27,8 @@ _UNREACHABLE = re.compile(
     r"Could not connect|Connection refused|tcp connect error|invalid peer certificate)",
     re.IGNORECASE,
 )
+_UNTRUSTED = re.compile(r"invalid peer certificate: *(?P<fault>[^\n]*)", re.IGNORECASE)
+_UV_HINT = re.compile(r"--(?:system-certs|native-tls|allow-insecure-host|trusted-host)\b")
 _DISK = re.compile(r"(No space left on device|Disk quota exceeded|os error 28|os error 122)", re.IGNORECASE)
 _BUILD = re.compile(
     r"Failed to (?:build|download and build|prepare|resolve requirements from)[^`]*`(?P<name>[A-Za-z0-9._-]+)"
@@ -64,13 +71,28 @@ def _environmental(lines: Sequence[str]) -> Failed | None:
 
 
 def _unreachable(lines: Sequence[str]) -> Failed | None:
-    if not _UNREACHABLE.search("\n".join(lines)):
+    text = "\n".join(lines)
+    untrusted = _UNTRUSTED.search(text)
+    if untrusted is not None:
+        return _not_trusted(untrusted["fault"].strip(), lines)
+    if not _UNREACHABLE.search(text):
         return None
     return _failed(
         "unreachable",
         "The package index cannot be reached.",
         last_lines(lines, 6),
         "Check the address of the index and this machine's network, then build again.",
+    )
+
+
+def _not_trusted(fault: str, lines: Sequence[str]) -> Failed:
+    """Return the error of an index whose certificate no known authority signed; uv's own options are no help here."""
+    told = last_lines([line for line in lines if not _UV_HINT.search(line)], 6)
+    return _failed(
+        "index_certificate",
+        f"The certificate of the package index is not trusted: {fault}.",
+        told,
+        TRUST,
     )
 
 
