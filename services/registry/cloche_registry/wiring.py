@@ -15,6 +15,7 @@ from cloche_registry.definitions import Recipe
 from cloche_registry.handlers import ENVIRONMENT, MODEL, OWNER, Environments, Models, Resolver
 from cloche_registry.keys import ACCESS, Keys
 from cloche_registry.letters import LETTER, DeadLetters, letter_routes
+from cloche_registry.refill import refill_access
 from cloche_registry.replay import replay_routes
 from cloche_registry.settings import RegistrySettings
 from cloche_registry.uses import RUNS_SEEN
@@ -107,9 +108,11 @@ class Registry:
         await self.keys.ensure_bootstrap_key(token)
 
     async def start(self, lifecycle: Lifecycle) -> None:
-        """Start relay, consumers and the sweep of the lists."""
+        """Start relay, consumers and the sweep of the lists, once the bus has every key."""
         platform = self._platform
         if self._relay is not None:
+            # before the relay, so that no later fact of a stream goes out before one that was lost
+            await refill_access(platform.journal, platform.bus)
             lifecycle.spawn("registry.relay", self._relay.run())
         listeners = Listeners(platform.bus, platform.random, CODE_VERSION)
         resolver = Resolver(self.environments, self.models, self._writer, self._default())
