@@ -211,7 +211,10 @@ def collected(cluster: Standing, load: Load) -> tuple[History, Topics, list[str]
     for entry in entries:
         pending.take(entry)
     history = History(entries, topics.sent, list(load.ops), lived_of(load), buried=topics.letters)
+    held = {entry.key for entry in entries}
+    newer = sorted({event.id for event in topics.sent if event.id.rpartition("#")[0] not in held})
     open_ends = [*pending.open(), *(f"{key} is not published" for key in unsent), *unread(cluster, topics.ends)]
+    open_ends += [f"{event} was not in the journal when that was read, before the broker was" for event in newer]
     return history, topics, open_ends
 
 
