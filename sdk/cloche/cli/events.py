@@ -135,7 +135,10 @@ def republish(  # noqa: PLR0913 - what may be selected
     unknown = sorted(set(services or ()) - set(SERVICES))
     if unknown:
         raise Invalid(
-            "unknown_service", f"There is no service {unknown[0]!r}.", why=f"There are: {', '.join(SERVICES)}."
+            "unknown_service",
+            f"There is no service {unknown[0]!r}.",
+            why=f"There are: {', '.join(SERVICES)}.",
+            todo="Name one of them, or none for all.",
         )
     begin, end = parse_moment(since), parse_moment(until)
     with session.client() as client, session.output.progress("Republishing") as step:

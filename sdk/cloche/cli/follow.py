@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import typer
 
-from cloche._errors import ClocheError, Failed, NotFound
+from cloche._errors import ClocheError, Failed, NotFound, Unavailable
 from cloche._views import Run
 from cloche.cli import exits
 from cloche.cli.output import Output
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from cloche.client import Client
 
 ANSWER_SECONDS: Final = 30.0
+SLOW_SECONDS: Final = 2.0
+"""Seconds from which on it is told that a run's references are not looked up yet."""
 _FIRST_PAUSE: Final = 0.03
 _LONGEST_PAUSE: Final = 0.5
 _BEFORE_BUILD: Final = "NotStarted"
@@ -37,12 +39,19 @@ def pauses() -> Iterator[float]:
         pause = min(_LONGEST_PAUSE, pause * 1.3)
 
 
-def resolved(client: "Client", run: Run) -> Run:
-    """Return the run once its references were looked up (or it ended over them)."""
-    started = time.monotonic()
+def resolved(output: Output, client: "Client", run: Run, *, after: float = SLOW_SECONDS) -> Run:
+    """Return the run once its references were looked up (or it ended over them); tell when that is slow."""
+    started, told = time.monotonic(), False
     for pause in pauses():
-        if run.environment is not None or run.ended or time.monotonic() - started > ANSWER_SECONDS:
+        waited = time.monotonic() - started
+        if run.environment is not None or run.ended or waited > ANSWER_SECONDS:
             break
+        if waited >= after and not told:
+            told = True
+            output.note(
+                f"run {run.id} is taken; it waits for its environment to be looked up. If that stays so, messages do "
+                "not get through: lists are behind as well, and `cloche status` tells what is not ready"
+            )
         time.sleep(pause)
         run = client.runs.get(run.id)
     return run
@@ -59,15 +68,20 @@ def environment_note(run: Run) -> str:
 
 @contextmanager
 def detaching(output: Output, run_id: str) -> Iterator[None]:
-    """Let Ctrl-C end the watching and not the run."""
+    """Let Ctrl-C end the watching and not the run, whose id is told however quiet the call is."""
     try:
         yield
     except KeyboardInterrupt:
+        if output.mode.quiet:
+            output.warn(f"Run {run_id} goes on.")
         output.note(
             f"\nThe run goes on. Follow it again: cloche run logs -f {run_id}\n"
             f"                 Cancel it:       cloche run cancel {run_id}"
         )
         raise typer.Exit(exits.INTERRUPTED) from None
+    except Unavailable:
+        output.note(f"Cloche cannot be asked now; the run does not depend on that. Go on: cloche run logs -f {run_id}")
+        raise
 
 
 def to_the_end(output: Output, client: "Client", run: Run) -> Run:

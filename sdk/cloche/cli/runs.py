@@ -107,9 +107,12 @@ def submit(  # noqa: PLR0913 - one parameter for each option
 
 
 def _submitted(session: Session, client: "Client", run: Run, *, follow: bool, wait: bool) -> None:
-    """Tell what the run took, and go along with it as far as was asked."""
+    """Tell the run's id at once, then what it took, and go along with it as far as was asked."""
     output = session.output
-    taken = following.resolved(client, run)
+    only_id = not (follow or wait or output.mode.json)
+    if only_id:
+        output.line(run.id)
+    taken = following.resolved(output, client, run)
     if taken.environment is not None:
         output.note(f"run {run.id} · {following.environment_note(taken)}")
     if follow:
@@ -119,7 +122,8 @@ def _submitted(session: Session, client: "Client", run: Run, *, follow: bool, wa
             ended = client.runs.wait(run.id)
         _finish(session, client, ended)
     else:
-        output.result(taken.model_dump(mode="json"), taken.id)
+        if not only_id:
+            output.document(taken.model_dump(mode="json"))
         _fail_early(taken)
         output.note("`cloche logs -f` follows it")
 

@@ -69,7 +69,7 @@ def show(session: Session) -> int:
         found = look(asked)
     found |= {"url": url, "pid": server.pid if server else None, "started": server.started if server else None}
     found["home"] = str(home) if server else None
-    session.output.record(found, _fields(found, server))
+    session.output.record(found, fields_of(found, server))
     return exits.OK if found["ready"] else exits.FAILURE
 
 
@@ -93,12 +93,15 @@ def token_here(server: processes.Running) -> str:
 
 
 def look(asked: Asked) -> Document:
-    """Return how a server is: ready or what fails, its version, active runs by status, services."""
+    """Return how a server is: ready or what fails, its version, active runs by status, services.
+
+    Runs and services are None, which is unknown, where the server is not ready.
+    """
     ready, version = asked.get("/readyz", 503), asked.get("/version")
     found: Document = {"running": True, "ready": ready.get("status") == "ok", "failing": ready.get("failing", {})}
     found |= {"version": version.get("version"), "installation": version.get("installation")}
     if not found["ready"]:
-        return {**found, "runs": {}, "more_runs": [], "services": {}}
+        return {**found, "runs": None, "more_runs": [], "services": None}
     pages = {name: asked.get(f"/api/v1/runs?status={name}&page_size={COUNTED}") for name in ACTIVE}
     runs = {name: len(_items(page)) for name, page in pages.items() if _items(page)}
     services = _items(asked.get(f"/api/v1/services?page_size={COUNTED}"))
@@ -128,7 +131,8 @@ def _items(page: Document) -> list[Document]:
     return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
 
 
-def _fields(found: Document, server: processes.Running | None) -> list[tuple[str, str]]:
+def fields_of(found: Document, server: processes.Running | None) -> list[tuple[str, str]]:
+    """Return how a server is for people, as `look` found it."""
     pairs = [("status", "ready" if found["ready"] else f"not ready: {_listed(found['failing'])}")]
     pairs.append(("url", str(found["url"])))
     if server is not None:
@@ -142,5 +146,7 @@ def _fields(found: Document, server: processes.Running | None) -> list[tuple[str
 
 
 def _listed(table: object, more: "list[object] | tuple[()]" = ()) -> str:
+    if table is None:
+        return "unknown"
     found = table if isinstance(table, Mapping) else {}
     return ", ".join(f"{name} {value}{'+' if name in more else ''}" for name, value in found.items()) or "none"
