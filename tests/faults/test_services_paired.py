@@ -166,8 +166,8 @@ def test_poison_of_every_kind_in_every_topic_is_put_aside_and_nothing_else(
 
 
 PUT_ASIDE = (*UNREADABLE, "wrong data")
-COMMANDED = ("unknown type", "unknown version")
-"""What of a command nobody knows, and of a fact is left to whoever knows it."""
+COMMANDED = (*UNREADABLE, "unknown type", "unknown version")
+"""Of commands also what nobody knows, which of facts is left to whoever knows it; wrong data is answered."""
 
 
 def missing(cluster: Standing, before: Counter[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -176,7 +176,7 @@ def missing(cluster: Standing, before: Counter[tuple[str, str]]) -> list[tuple[s
     wanted = [
         (f"{topic}.dead", f"poison-{kind}")
         for topic, kind, _, _ in poisons()
-        if kind in PUT_ASIDE or (kind in COMMANDED and topic.startswith("cloche.commands"))
+        if kind in (COMMANDED if topic.startswith("cloche.commands") else PUT_ASIDE)
     ]
     return [one for one in wanted if not there[one]]
 

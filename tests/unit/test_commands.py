@@ -92,8 +92,6 @@ POISON = {
     "an unknown type": message("Dance", {}),
     "a version to come": message("cloche.RegisterEnvironment.v9", {"name": "sk"}),
     "a fact": message("RunCompleted", {}),
-    "an unknown field": message("RegisterEnvironment", {"name": "sk", "requirements": "", "project": "other"}),
-    "a wrong type of value": message("RegisterEnvironment", {"name": 7, "requirements": ""}),
     "a name twice": b'{"specversion":"1.0","id":"1","source":"/s","type":"cloche.RegisterModel.v1","data":"x"}',
     "too much": message("RegisterEnvironment", {"name": "sk", "requirements": "x" * 1_100_000}),
     "control characters": message("RegisterEnvironment", {"name": "sk", "requirements": ""}, "1\n2"),
@@ -107,6 +105,33 @@ async def test_what_cannot_be_understood_becomes_one_dead_letter_and_stops_nothi
     await Answers(world.bus).to("next")
     (reason,) = await dead(world, 1)
     assert reason
+    assert await versions(world, "sk") == 0
+
+
+@pytest.mark.parametrize(
+    ("data", "code", "pointer"),
+    [
+        ({"name": "sk", "requirements": "", "project": "other"}, "unknown_field", "/data/project"),
+        ({"name": 7, "requirements": ""}, "invalid_type", "/data/name"),
+        ({"requirements": ""}, "missing_field", "/data/name"),
+        ({"name": "sk", "requirements": "x" * 300_000}, "invalid_field", ""),
+    ],
+)
+async def test_a_command_whose_data_does_not_fit_is_refused_once_and_no_dead_letter(
+    world: World, data: dict[str, object], code: str, pointer: str
+) -> None:
+    for _ in range(2):
+        await produce(world.bus, message("RegisterEnvironment", data, correlationid="order-7"))
+    await produce(world.bus, message("RegisterEnvironment", {"name": "next", "requirements": ""}, "next"))
+    await Answers(world.bus).to("next")
+    answer = await Answers(world.bus).to("1")
+    assert (answer.name, answer.correlation) == ("CommandRefused", "order-7")
+    problem = answer.data["problem"]
+    assert isinstance(problem, dict)
+    assert problem["code"] == code
+    assert {one["pointer"] for one in problem["extra"].get("errors", [])} >= ({pointer} if pointer else set())
+    assert Answers(world.bus).count("1") == 1
+    assert world.broker.dead == []
     assert await versions(world, "sk") == 0
 
 

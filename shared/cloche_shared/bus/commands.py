@@ -4,9 +4,9 @@
     desk.on(SubmitRun, submit)              # async (project, command, origin) -> "run/default/<id>"
     lifecycle.spawn("runner.commands", desk.consumer().run())
 
-What is understood and refused is answered `CommandRefused`, everything else `CommandAccepted`, on
-`cloche.answers`; what cannot be understood becomes a dead letter. (source, id) names a command within its
-project, however often it comes. Of what nobody can read, or no service knows, the registry alone makes a letter.
+What is refused, also for data that does not fit, is answered `CommandRefused`, everything else
+`CommandAccepted`, on `cloche.answers`. (source, id) names a command within its project, however often it comes.
+Of what nobody can read, or no service knows, so that nobody can answer it, the registry makes a dead letter.
 """
 
 from collections import OrderedDict
@@ -90,8 +90,7 @@ class CommandDesk:
                 raise Invalid("malformed_event", f"The topic {event.topic} names no project.")
             origin = _origin(project, event)
             if await self._parts.writer.answered(project, _said(origin)) is None:
-                command = read_command(kind, event)
-                answer = await self._outcome(project, command, origin, event, act)
+                answer = await self._outcome(project, kind, origin, event, act)
                 if isinstance(answer, CommandRefused) and answer.problem.code in may_come:
                     self._wait(origin.reply_to, CATCH_UP_S)
                 await self._parts.writer.reply(project, replace(origin, request_id=_said(origin)), answer)
@@ -112,8 +111,9 @@ class CommandDesk:
             buries_unreadable=reads_all,
         )
 
-    async def _outcome(self, project: str, command: C, origin: Origin, event: Event, act: Act[C]) -> Fact:
+    async def _outcome(self, project: str, kind: type[C], origin: Origin, event: Event, act: Act[C]) -> Fact:
         try:
+            command = read_command(kind, event)
             await self._follow(project, command, event)
             return CommandAccepted(command=event.type, about=await act(project, command, origin))
         except _FINAL as error:
@@ -169,11 +169,20 @@ def _after_unknown(after: str) -> NotFound:
 def read_command(kind: type[C], event: Event) -> C:
     """Return the command that an event carries. Raises `Invalid`, with the places of what is wrong."""
     raw = event.value()
-    parse(raw)
-    found = read_body(kind, raw)
+    try:
+        parse(raw)
+        found = read_body(kind, raw)
+    except Invalid as error:
+        raise _in_data(error) from None
     if not isinstance(found, kind):
         raise Invalid("malformed_event", f"The data of {event.type} does not fit its schema.")
     return found
+
+
+def _in_data(error: Invalid) -> Invalid:
+    """Return what is wrong with a command's data with the places that it has in the message, as by REST."""
+    places = [replace(one, pointer="/data" + one.pointer) for one in error.violations]
+    return Invalid(error.code, error.what, why=error.why, todo=error.todo, violations=places)
 
 
 def asked_resources(wanted: Resources) -> AskedResources:
