@@ -1,6 +1,6 @@
 """Submit a run by message and wait for its end, with aiokafka and nothing of Cloche's.
 
-    python examples/events/submit_aiokafka.py client.properties
+    python examples/events/submit_aiokafka.py librdkafka.properties [PROJECT]
 
 The properties are those that every Kafka client knows: `bootstrap.servers`, `security.protocol`,
 `sasl.mechanism`, `sasl.username`, `sasl.password`, `ssl.ca.location`.
@@ -18,14 +18,23 @@ SOURCE = "/examples/aiokafka"
 PREFIX = os.environ.get("CLOCHE_TOPIC_PREFIX", "")
 """What stands before the name of every topic, where installations share a broker (`kafka.topic_prefix`)."""
 ENDS = {"cloche.RunCompleted.v1": 0, "cloche.RunFailed.v1": 1, "cloche.RunCanceled.v1": 1}
+PATIENCE_S = 300.0
 SCRIPT = "print('hello from a message')\n"
 
 
 def properties(path: str) -> dict[str, str]:
     """Read `name=value` lines."""
-    lines = [line.strip() for line in Path(path).read_text().splitlines()]
+    try:
+        lines = [line.strip() for line in Path(path).read_text().splitlines()]
+    except OSError as error:
+        sys.exit(f"{path} cannot be read: {error.strerror}.")
     pairs = [line.partition("=") for line in lines if line and not line.startswith("#")]
-    return {name.strip(): value.strip() for name, _, value in pairs}
+    found = {name.strip(): value.strip() for name, _, value in pairs}
+    if "bootstrap.servers" not in found or "sasl.jaas.config" in found:
+        sys.exit(f"{path} is not for this client; `docker compose run --rm client librdkafka.properties` writes one.")
+    if "ssl.ca.location" in found:  # it lies beside this file, wherever we are called
+        found["ssl.ca.location"] = str(Path(path).parent / found["ssl.ca.location"])
+    return found
 
 
 def options(found: dict[str, str]) -> dict[str, object]:
@@ -70,11 +79,11 @@ def verdict(headers: list[tuple[str, bytes]], value: bytes | None, correlation: 
     return ENDS.get(kind)
 
 
-async def main(path: str, project: str = "default") -> int:
+async def main(found: dict[str, str], project: str = "default") -> int:
     """Send one command; return 0 when its run completed."""
     from aiokafka import AIOKafkaConsumer, AIOKafkaProducer  # noqa: PLC0415 - the rest needs no client
 
-    reach = options(properties(path))
+    reach = options(found)
     event_id = str(uuid.uuid4())
     headers, value = command(event_id)
     consumer = AIOKafkaConsumer(f"{PREFIX}cloche.runs", f"{PREFIX}cloche.answers", auto_offset_reset="latest", **reach)
@@ -93,5 +102,20 @@ async def main(path: str, project: str = "default") -> int:
     return 1
 
 
+def run(arguments: list[str]) -> int:
+    """Call `main`, and say in a sentence what it ended over."""
+    if not 1 <= len(arguments) <= 2:  # noqa: PLR2004 - a file and a project
+        sys.exit("usage: submit_aiokafka.py PROPERTIES [PROJECT]")
+    from aiokafka.errors import KafkaError  # noqa: PLC0415 - the rest needs no client
+
+    found = properties(arguments[0])
+    try:
+        return asyncio.run(asyncio.wait_for(main(found, *arguments[1:]), PATIENCE_S))
+    except TimeoutError:
+        sys.exit(f"The run has not ended within {PATIENCE_S:g} s.")
+    except (KafkaError, OSError) as error:
+        sys.exit(f"The broker cannot be used with {arguments[0]}: {error or type(error).__name__}")
+
+
 if __name__ == "__main__":
-    sys.exit(asyncio.run(asyncio.wait_for(main(*sys.argv[1:]), 300)))
+    sys.exit(run(sys.argv[1:]))

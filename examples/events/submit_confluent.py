@@ -1,7 +1,7 @@
 """Submit a run by message and wait for its end, with confluent-kafka and nothing of Cloche's.
 
     pip install confluent-kafka
-    python examples/events/submit_confluent.py client.properties
+    python examples/events/submit_confluent.py librdkafka.properties [PROJECT]
 
 The command travels in CloudEvents' structured mode here: one JSON object, attributes and data together.
 """
@@ -22,9 +22,17 @@ PATIENCE_S = 300.0
 
 def properties(path: str) -> dict[str, str]:
     """Read `name=value` lines: this client takes them as they are."""
-    lines = [line.strip() for line in Path(path).read_text().splitlines()]
+    try:
+        lines = [line.strip() for line in Path(path).read_text().splitlines()]
+    except OSError as error:
+        sys.exit(f"{path} cannot be read: {error.strerror}.")
     pairs = [line.partition("=") for line in lines if line and not line.startswith("#")]
-    return {name.strip(): value.strip() for name, _, value in pairs}
+    found = {name.strip(): value.strip() for name, _, value in pairs}
+    if "bootstrap.servers" not in found or "sasl.jaas.config" in found:
+        sys.exit(f"{path} is not for this client; `docker compose run --rm client librdkafka.properties` writes one.")
+    if "ssl.ca.location" in found:  # it lies beside this file, wherever we are called
+        found["ssl.ca.location"] = str(Path(path).parent / found["ssl.ca.location"])
+    return found
 
 
 def command(event_id: str) -> tuple[dict[str, bytes], bytes]:
@@ -85,5 +93,17 @@ def main(path: str, project: str = "default") -> int:
     return 1
 
 
+def run(arguments: list[str]) -> int:
+    """Call `main`, and say in a sentence what it ended over."""
+    if not 1 <= len(arguments) <= 2:  # noqa: PLR2004 - a file and a project
+        sys.exit("usage: submit_confluent.py PROPERTIES [PROJECT]")
+    from confluent_kafka import KafkaException  # noqa: PLC0415 - the rest needs no client
+
+    try:
+        return main(*arguments)
+    except KafkaException as error:
+        sys.exit(f"The broker cannot be used with {arguments[0]}: {error.args[0]}")
+
+
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(run(sys.argv[1:]))
