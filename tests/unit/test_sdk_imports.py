@@ -7,7 +7,7 @@ import pytest
 
 from cloche._errors import Invalid, NotFound
 from cloche._imports import read_conda_environment, read_file
-from cloche._life import diff, packages_of
+from cloche._life import diff
 
 
 def conda(prefix: Path) -> Path:
@@ -93,12 +93,6 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | No
     with pytest.raises((Invalid, NotFound)) as caught:
         read_file(file)
     assert caught.value.code == code
-
-
-def test_the_packages_of_a_lock_are_those_of_its_file() -> None:
-    text = 'lock-version = "1.0"\n[[packages]]\nname = "a"\nversion = "1"\n'
-    assert packages_of(text) == {"a": "1"}
-    assert packages_of("version: 6\npackages: []\n") is None
 
 
 def test_a_difference_begins_with_what_was_declared() -> None:

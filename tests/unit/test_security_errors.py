@@ -13,7 +13,7 @@ KINDS = {
 }
 INSIDE = {
     *("invalid_process_id", "key_id_taken", "malformed_event", "not_queued", "process_lives", "stale_claim"),
-    *("stale_fence", "foreign_owner", "malformed_request"),
+    *("stale_fence", "foreign_owner", "malformed_request", "node_taken"),
 }
 """Between services and loops only: no caller ever gets these."""
 
