@@ -316,6 +316,7 @@ async def test_a_dead_letter_is_kept_listed_and_comes_again_to_its_group_only(tm
     assert await bus.letter(found.id) == found
     assert (await bus.letter("7"), await bus.letter("../x"), await bus.letters(after=found.id)) == (None, None, [])
     assert (found.letter.delivery, found.letter.reason, found.letter.attempts) == (poison, "Invalid: no", 3)
+    assert datetime.fromisoformat(found.at).tzinfo is not None
     async with bus.subscribe("g", [RUNS]) as mine, bus.subscribe("h", [MODELS]) as other:
         await bus.resend(found.id)
         (again,) = await take(mine, 1)

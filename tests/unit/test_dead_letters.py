@@ -58,6 +58,15 @@ async def test_what_cannot_be_read_is_listed_for_those_to_whom_all_projects_are_
     assert await letters(world, **key_of(world, "admin", "default")) == []
 
 
+async def test_what_cannot_be_read_on_a_projects_own_topic_is_that_projects(world: World) -> None:
+    raw = Delivery("cloche.commands.vision/2", 1, "k", None, b"{", "not JSON")
+    await world.bus.bury(DeadLetter("registry.commands", raw, "not JSON", 1, "1.0"))
+    mine = key_of(world, "admin", "vision")
+    (letter,) = await letters(world, **mine, **{"cloche-project": "vision"})
+    assert (letter["project"], letter["type"]) == ("vision", "")
+    assert await letters(world, **key_of(world, "admin", "default")) == []
+
+
 async def test_letters_come_in_pages(world: World) -> None:
     await bury(world, count=5)
     seen: list[str] = []

@@ -47,8 +47,17 @@ def test_structured_mode_reads_back(event: Event) -> None:
     assert from_message(event.topic, event.key.encode(), headers, orjson.dumps(event.structured())) == event
 
 
-@given(st.binary(max_size=200), st.dictionaries(words, st.binary(max_size=20), max_size=4), st.booleans())
-def test_any_bytes_are_read_or_refused_with_a_reason(value: bytes, headers: dict[str, bytes], structured: bool) -> None:
+def test_an_attribute_without_a_value_is_missing_and_named() -> None:
+    sent = {"ce_specversion": b"1.0", "ce_id": None, "ce_source": b"/s", "ce_type": b"cloche.CancelRun.v1"}
+    with pytest.raises(Invalid) as refused:
+        from_message("cloche.commands.default", b"k", sent, b"{}")
+    assert (refused.value.code, refused.value.why) == ("malformed_event", "Missing: id.")
+
+
+@given(st.binary(max_size=200), st.dictionaries(words, st.none() | st.binary(max_size=20), max_size=4), st.booleans())
+def test_any_bytes_are_read_or_refused_with_a_reason(
+    value: bytes, headers: dict[str, bytes | None], structured: bool
+) -> None:
     sent = {**headers, "content-type": STRUCTURED.encode()} if structured else headers
     reason = "read"
     try:

@@ -1,7 +1,7 @@
 """`/events/dead`: messages that no handler could take, shown and sent again by administrators.
 
-A caller sees the letters of the projects that are open to it; what cannot even be read belongs to no
-project and is for those to whom all are open.
+A caller sees the letters of the projects that are open to it. What cannot even be read belongs to the project
+on whose topic of commands it lay, or to none and is for those to whom all are open.
 """
 
 from typing import Annotated, Final
@@ -15,6 +15,7 @@ from cloche_registry.domain import letters as domain
 from cloche_registry.domain.letters import Resent
 from cloche_shared.access import EVERY_PROJECT
 from cloche_shared.bus.letters import letter_not_found
+from cloche_shared.contracts.envelope import commanded_project
 from cloche_shared.contracts.facts import DeadLetterResent
 from cloche_shared.http.caller import Caller, may
 from cloche_shared.http.conditions import Once, RequestKey
@@ -33,7 +34,8 @@ LetterId = Annotated[str, Path(pattern=r"^[A-Za-z0-9._-]{1,128}$", description="
 class LetterView(BaseModel):
     """A message that was put aside: what it is about, which group could not take it, and why.
 
-    `type`, `subject`, `event` and `project` are empty where the message could not be read.
+    `type`, `subject` and `event` are empty where the message could not be read, and `project` where it belongs to
+    none. `time` is when it says that it happened, else when it was put aside, if the bus keeps that.
     """
 
     id: str
@@ -103,6 +105,8 @@ def view_of(found: Letter) -> LetterView:
         attempts=letter.attempts,
         code_version=letter.code_version,
         source=letter.delivery.source,
+        project=_project_of(found),
+        time=found.at,
     )
     if event is None:
         return view
@@ -111,15 +115,21 @@ def view_of(found: Letter) -> LetterView:
             "type": event.type,
             "subject": event.subject,
             "event": event.id,
-            "project": event.project,
-            "time": event.time,
+            "time": event.time or found.at,
         }
     )
 
 
+def _project_of(found: Letter) -> str:
+    """Return whose letter it is; empty: nobody's."""
+    delivery = found.letter.delivery
+    if delivery.event is not None:
+        return delivery.event.project
+    return commanded_project(delivery.source.rpartition("/")[0]) or ""
+
+
 def _is_open(caller: Caller, found: Letter) -> bool:
-    event = found.letter.delivery.event
-    return caller.principal.opens(EVERY_PROJECT if event is None else event.project)
+    return caller.principal.opens(_project_of(found) or EVERY_PROJECT)
 
 
 def letter_routes(letters: DeadLetters) -> APIRouter:

@@ -93,8 +93,11 @@ def commanded_project(topic: str) -> str | None:
     return name if name != topic and _PROJECT.fullmatch(name) else None
 
 
-def from_message(topic: str, key: bytes | None, headers: Mapping[str, bytes], value: bytes | None) -> Event:
-    """Read a Kafka message in binary or structured mode. Raises `Invalid` (code `malformed_event`) with the reason."""
+def from_message(topic: str, key: bytes | None, headers: Mapping[str, bytes | None], value: bytes | None) -> Event:
+    """Read a Kafka message in binary or structured mode; a header without a value is none.
+
+    Raises `Invalid` (code `malformed_event`) with the reason.
+    """
     project = commanded_project(topic)
     if project is not None and len(value or b"") > LONGEST_COMMAND:
         raise _malformed(f"It is longer than {LONGEST_COMMAND} bytes.")
@@ -134,10 +137,10 @@ def _sequence(text: str) -> int:
     return int(text)
 
 
-def _parts(headers: Mapping[str, bytes], value: bytes | None) -> tuple[dict[str, str], object]:
+def _parts(headers: Mapping[str, bytes | None], value: bytes | None) -> tuple[dict[str, str], object]:
     """Return attributes and data, however they travel."""
     try:
-        text = {name.removeprefix("ce_"): raw.decode() for name, raw in headers.items()}
+        text = {name.removeprefix("ce_"): raw.decode() for name, raw in headers.items() if raw is not None}
         body = orjson.loads(value or b"")
     except ValueError as error:
         raise _malformed(str(error)) from error

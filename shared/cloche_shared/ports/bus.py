@@ -37,10 +37,14 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """A dead letter with the name under which it can be sent again (letters, digits, `.`, `_` and `-`)."""
+    """A dead letter with the name under which it can be sent again (letters, digits, `.`, `_` and `-`).
+
+    `at` is when it was put aside (RFC 3339, UTC); empty where the bus does not keep that.
+    """
 
     id: str
     letter: DeadLetter
+    at: str = ""
 
 
 Ranges = Mapping[str, tuple[int, int]]

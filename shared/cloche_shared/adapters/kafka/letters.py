@@ -5,6 +5,7 @@ the facts' own topics stay with those who own the facts.
 """
 
 import asyncio
+from datetime import UTC, datetime
 from typing import Final, TypeAlias
 
 import orjson
@@ -148,7 +149,16 @@ class Letters:
             letter = DeadLetter(notes["group"], delivery, notes["reason"], notes["attempts"], notes["code_version"])
         except (KeyError, TypeError, ValueError, ClocheError):
             return None
-        return Letter(f"{record.topic.removeprefix(self._reach.prefix)}-{record.partition}-{record.offset}", letter)
+        name = f"{record.topic.removeprefix(self._reach.prefix)}-{record.partition}-{record.offset}"
+        return Letter(name, letter, _moment(record.timestamp))
+
+
+def _moment(milliseconds: int) -> str:
+    """Return a broker's time as text; empty for none."""
+    if milliseconds < 0:
+        return ""
+    found = datetime.fromtimestamp(milliseconds / 1000, UTC)
+    return found.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _topic(source: str) -> str:

@@ -3,6 +3,7 @@
 import sqlite3
 from base64 import b64decode, b64encode
 from dataclasses import asdict
+from datetime import UTC, datetime
 
 import orjson
 
@@ -31,13 +32,13 @@ class Letters:
         """Return letters in order of their ids."""
         sql = "SELECT id,consumers,body FROM dead WHERE id>? ORDER BY id LIMIT ?"
         rows = self._reader.execute(sql, (_number(after), limit)).fetchall()
-        return [Letter(str(number), _letter(group, body)) for number, group, body in rows]
+        return [Letter(str(number), _letter(group, body), _at(body)) for number, group, body in rows]
 
     def find(self, letter_id: str) -> Letter | None:
         """Return a letter."""
         sql = "SELECT consumers,body FROM dead WHERE id=?"
         row = self._reader.execute(sql, (_number(letter_id),)).fetchone()
-        return None if row is None else Letter(letter_id, _letter(row[0], row[1]))
+        return None if row is None else Letter(letter_id, _letter(row[0], row[1]), _at(row[1]))
 
     async def resend(self, name: str) -> str:
         """Move a letter into the log of letters that come again, and return its group."""
@@ -80,8 +81,14 @@ def _body(letter: DeadLetter) -> bytes:
             "reason": letter.reason,
             "attempts": letter.attempts,
             "code_version": letter.code_version,
+            "at": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         }
     )
+
+
+def _at(body: bytes) -> str:
+    """Return when a letter was put aside; letters of former versions do not say."""
+    return str(orjson.loads(body).get("at", ""))
 
 
 def _letter(group: str, body: bytes) -> DeadLetter:
