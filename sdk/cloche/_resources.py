@@ -1,6 +1,6 @@
 """What both clients offer, each method described once; the faces are in `cloche.client` and `cloche.aio`."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -44,7 +44,12 @@ class Connection:
         folder = None if home is None else Path(home)
         self.endpoint = find_endpoint(url, token, project, folder)
         self._digests = DigestCache()
-        self._open(Exchange(self.endpoint, kept_positions(self.endpoint, folder)))
+        self._exchange = Exchange(self.endpoint, kept_positions(self.endpoint, folder))
+        self._open(self._exchange)
+
+    def tell_retries(self, told: Callable[[str], None]) -> None:
+        """Have `told` called with a sentence for each call that is sent again."""
+        self._exchange.told = told
 
     def _open(self, exchange: Exchange) -> None:
         """Make the transport and the resources."""

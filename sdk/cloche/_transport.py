@@ -3,7 +3,7 @@
 import random
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 
 import httpx2
@@ -26,6 +26,7 @@ class Exchange:
     def __init__(self, endpoint: Endpoint, positions: Positions) -> None:
         self.endpoint = endpoint
         self.positions = positions
+        self.told: Callable[[str], None] | None = None
 
     def headers(self, call: Call) -> dict[str, str]:
         """Return the headers of a call; the same ones are used when it is sent again."""
@@ -57,6 +58,13 @@ class Exchange:
         again = answer.status in RETRIED and answer.status not in call.accept
         return not again or tries >= TRIES or not self.may_repeat(call)
 
+    def again(self, tries: int, answer: Answer | None) -> float:
+        """Tell, once for each call, that it is sent again; return the seconds before that."""
+        if self.told is not None and tries == 1:
+            why = f"answers {code_of(answer)}" if answer is not None else "broke the connection off"
+            self.told(f"Cloche at {self.endpoint.url} {why}; asking again, {TRIES} times in all …")
+        return self.pause(tries, answer.headers if answer is not None else {})
+
     def pause(self, tries: int, headers: Mapping[str, str]) -> float:
         """Return the seconds before the next try: what the server says, or a growing, jittered time."""
         said = headers.get("retry-after", "")
@@ -64,6 +72,12 @@ class Exchange:
             return min(30.0, float(said))
         growing: float = min(5.0, 0.1 * 2.0**tries)
         return growing * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
+
+
+def code_of(answer: Answer) -> str:
+    """Return the code of the problem that an answer tells of, with its status."""
+    code = problem_from(answer.status, answer.body).code
+    return f"{answer.status} ({code})"
 
 
 def query_of(call: Call) -> dict[str, str]:
@@ -91,7 +105,7 @@ class SyncTransport:
             answer = self._try(call, headers, last=tries >= TRIES or not self.exchange.may_repeat(call))
             if answer is not None and self.exchange.settled(call, answer, tries):
                 return self.exchange.heard(call, answer)
-            time.sleep(self.exchange.pause(tries, answer.headers if answer else {}))
+            time.sleep(self.exchange.again(tries, answer))
 
     def _try(self, call: Call, headers: Mapping[str, str], *, last: bool) -> Answer | None:
         body = call.body()
@@ -146,7 +160,7 @@ class AsyncTransport:
                 return self.exchange.heard(call, answer)
             import asyncio  # noqa: PLC0415 - the synchronous client does without it
 
-            await asyncio.sleep(self.exchange.pause(tries, answer.headers if answer else {}))
+            await asyncio.sleep(self.exchange.again(tries, answer))
 
     async def _try(self, call: Call, headers: Mapping[str, str], *, last: bool) -> Answer | None:
         body = call.body()

@@ -39,7 +39,7 @@ class Session:
 
         if self.home and not self.url:
             return self.client_here()
-        return Client(url=self.url or None, project=self.project or None, home=self.folder)
+        return self._telling(Client(url=self.url or None, project=self.project or None, home=self.folder))
 
     def client_here(self) -> "Client":
         """Return a client of the data folder's server, whatever else the environment names."""
@@ -51,7 +51,11 @@ class Session:
         if server is None:
             raise not_running(str(self.folder), "No process has this data folder.")
         token = Path(server.token_file).read_text().strip()
-        return Client(url=server.url, token=token, project=self.project or None)
+        return self._telling(Client(url=server.url, token=token, project=self.project or None))
+
+    def _telling(self, client: "Client") -> "Client":
+        client.tell_retries(self.output.note)
+        return client
 
     def about_this_machine(self) -> None:
         """Say which Cloche is meant, where the environment or an option names another one than this machine's."""
