@@ -248,7 +248,7 @@ class Token(View):
 
 
 class Letter(View):
-    """A message that no handler could take."""
+    """A message that no handler could take. `time`: when it says that it happened, else when it was put aside."""
 
     id: str
     group: str
@@ -257,6 +257,7 @@ class Letter(View):
     type: str = ""
     subject: str = ""
     project: str = ""
+    time: str = ""
 
 
 class Group(View):

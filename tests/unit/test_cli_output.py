@@ -11,6 +11,7 @@ from cloche._errors import Conflict, Failed, Forbidden, Invalid, NotFound, TooLa
 from cloche._views import Run
 from cloche.cli import exits, text
 from cloche.cli.doctor import Check, report
+from cloche.cli.events import letter_table
 from cloche.cli.follow import end_code, environment_note, summary, why_failed
 from cloche.cli.output import Mode, Output
 from cloche.cli.text import Table
@@ -147,6 +148,13 @@ def test_ages_are_in_their_largest_unit() -> None:
     assert text.age("2025-12-31T12:00:00.123456Z", NOW) == "1d"
     assert text.age(None, NOW) == "-"
     assert text.age("soon", NOW) == "-"
+
+
+def test_a_dead_letter_has_an_age_where_its_time_is_known() -> None:
+    now = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    letter = {"id": "7", "group": "g", "attempts": 3, "reason": "no"}
+    table = letter_table([{**letter, "time": "2026-01-01T09:00:00Z"}, {**letter, "time": ""}], now)
+    assert [row[table.columns.index("AGE")] for row in table.rows] == ["3h", text.DASH]
 
 
 def test_sizes_have_a_unit() -> None:

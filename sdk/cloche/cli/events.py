@@ -12,7 +12,7 @@ from cloche._errors import Invalid
 from cloche.cli.options import command
 from cloche.cli.parsing import parse_duration
 from cloche.cli.session import Session
-from cloche.cli.text import Table, cell, event_line, one_line
+from cloche.cli.text import Item, Table, age, cell, event_line, one_line
 
 REASON: Final = 80
 SERVICES: Final = ("registry", "builder", "runner", "deployer")
@@ -63,10 +63,21 @@ def list_dead(
     """List the messages that were put aside, oldest first, with the reason. Needs an administrator's token."""
     with session.client() as client:
         items = [one.model_dump(mode="json") for one in client.letters.list(limit=limit)]
+    session.output.listing(items, letter_table(items, datetime.now(UTC)), empty="No message was put aside.")
+
+
+def letter_table(items: Sequence[Item], now: datetime) -> Table:
+    """Return dead letters as a table; how old each is, is by the time of what it is about."""
     names = ("id", "group", "type", "subject", "attempts")
-    rows = [(*(cell(item.get(name)) for name in names), one_line(str(item.get("reason")), REASON)) for item in items]
-    columns = ("LETTER", "GROUP", "TYPE", "SUBJECT", "ATTEMPTS", "REASON")
-    session.output.listing(items, Table(columns, rows), empty="No message was put aside.")
+    rows = [
+        (
+            *(cell(item.get(name)) for name in names),
+            age(item.get("time"), now),
+            one_line(str(item.get("reason")), REASON),
+        )
+        for item in items
+    ]
+    return Table(("LETTER", "GROUP", "TYPE", "SUBJECT", "ATTEMPTS", "AGE", "REASON"), rows)
 
 
 def resend(
