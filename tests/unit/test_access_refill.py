@@ -35,6 +35,7 @@ async def begun_anew(world: World, bus: MemoryBus) -> AsyncIterator[AccessTable]
     registry = build(platform, RegistrySettings(default_python="3.11", platform="linux-x86_64"), PEPPER)
     others = AccessTable(PEPPER, clock, staleness=900)
     async with Lifecycle() as life:
+        await registry.refill_access()
         await registry.start(life)
         life.spawn("others", feed_access(bus, others))
         yield others

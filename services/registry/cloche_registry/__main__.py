@@ -21,7 +21,13 @@ async def composed(opened: Opened[Settings]) -> AsyncIterator[Built]:
     """Build the registry; the first administrator's token opens everything from the first start on."""
     service = build(opened.platform, opened.settings.registry, opened.pepper)
     token = opened.token
-    yield Built(service, (lambda: service.ensure_bootstrap_key(token)) if token else None, owns_keys=True)
+
+    async def prelude() -> None:
+        await service.refill_access()
+        if token:
+            await service.ensure_bootstrap_key(token)
+
+    yield Built(service, prelude, owns_keys=True)
 
 
 if __name__ == "__main__":

@@ -107,12 +107,19 @@ class Registry:
         """Make the token of the first start open everything; harmless when it does already."""
         await self.keys.ensure_bootstrap_key(token)
 
+    async def refill_access(self) -> None:
+        """Fill the bus with the keys again that it lost, before the start.
+
+        No later fact of a stream goes out before one that was lost, as the relay does not run yet. A bus that
+        reads the journal itself lacks nothing.
+        """
+        if self._relay is not None:
+            await refill_access(self._platform.journal, self._platform.bus)
+
     async def start(self, lifecycle: Lifecycle) -> None:
-        """Start relay, consumers and the sweep of the lists, once the bus has every key."""
+        """Start relay, consumers and the sweep of the lists."""
         platform = self._platform
         if self._relay is not None:
-            # before the relay, so that no later fact of a stream goes out before one that was lost
-            await refill_access(platform.journal, platform.bus)
             lifecycle.spawn("registry.relay", self._relay.run())
         listeners = Listeners(platform.bus, platform.random, CODE_VERSION)
         resolver = Resolver(self.environments, self.models, self._writer, self._default())
