@@ -1,7 +1,8 @@
 """Folders as snapshots: which files belong to one, their digests, and its manifest.
 
 Ignore files are `.clocheignore`, else `.amlignore`, else `.gitignore`, in the folder's root, with
-gitignore's patterns. Version control, caches and virtual environments are never sent.
+gitignore's patterns. Version control, caches, virtual environments and Cloche's own data folders, which
+hold keys, are never sent.
 """
 
 import hashlib
@@ -22,6 +23,8 @@ NEVER_FOLDERS = frozenset(
     {".git", ".hg", ".svn", "__pycache__", ".venv", "venv", ".ipynb_checkpoints", ".cloche", ".mypy_cache", ".tox"}
 )
 NEVER_ENDINGS = (".pyc", ".pyo")
+DATA_FOLDER = ("identity.json", "token")
+"""What a data folder of Cloche holds."""
 MAX_FILES = 10_000
 MAX_BYTES = 300 * 1024 * 1024
 CHUNK = 1024 * 1024
@@ -64,10 +67,18 @@ def take(folder: Path, cache: "DigestCache", without: Collection[str] = (), *, f
 
     Links that lead out of the folder are left out and told of, unless they are to be followed.
 
-    Raises `NotFound` (`source_not_found`), `TooLarge` (`snapshot_too_large`), `Invalid` (`unsafe_path`).
+    Raises `NotFound` (`source_not_found`), `TooLarge` (`snapshot_too_large`), `Invalid` (`unsafe_path`, and
+    `source_not_allowed` for a data folder of Cloche).
     """
     if not folder.is_dir():
         raise NotFound("source_not_found", f"There is no folder {folder}.", todo="Name a folder that exists.")
+    if _is_data_folder(folder):
+        raise Invalid(
+            "source_not_allowed",
+            f"{folder} is a data folder of Cloche.",
+            why="It holds keys, which must not travel.",
+            todo="Keep the script in a folder of its own.",
+        )
     entries: list[FileEntry] = []
     paths: dict[str, Path] = {}
     total = 0
@@ -157,10 +168,17 @@ def _walk(root: Path, ignored: Ignore, below: str = "") -> Iterator[tuple[str, P
         for item in found:
             name = f"{below}{item.name}"
             if item.is_dir(follow_symlinks=False):
-                if not ignored(name, folder=True):
+                if not ignored(name, folder=True) and not _is_data_folder(Path(item.path)):
                     yield from _walk(root, ignored, f"{name}/")
             elif not ignored(name, folder=False) and _is_sent(root, name, item, follows=ignored.follows):
                 yield name, Path(item.path)
+
+
+def _is_data_folder(folder: Path) -> bool:
+    found = all((folder / name).exists() for name in DATA_FOLDER)
+    if found:
+        _log.warning("%s is not sent: it is a data folder of Cloche, which holds keys.", ascii(folder.name))
+    return found
 
 
 def _is_sent(root: Path, name: str, item: "os.DirEntry[str]", *, follows: bool) -> bool:

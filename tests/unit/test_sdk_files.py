@@ -47,6 +47,15 @@ def test_an_ignore_file_keeps_files_out(name: str, tmp_path: Path) -> None:
     assert names(tmp_path) == [name, "a.py", "data/keep.txt"]
 
 
+def test_a_data_folder_with_its_keys_is_never_sent(tmp_path: Path) -> None:
+    folder(tmp_path, a_dot_py="", home__token="secret", home__identity_dot_json="{}", home__cloche_dot_db="")
+    folder(tmp_path, other__token="a word of a language model")
+    assert names(tmp_path) == ["a.py", "other/token"]
+    with pytest.raises(Invalid) as caught:
+        take(tmp_path / "home", DigestCache())
+    assert caught.value.code == "source_not_allowed"
+
+
 def test_our_own_ignore_file_goes_before_the_others(tmp_path: Path) -> None:
     folder(tmp_path, a_dot_py="", b_dot_py="")
     (tmp_path / ".clocheignore").write_text(".*ignore\na.py\n")
