@@ -67,6 +67,22 @@ async def test_without_renewal_own_work_is_stopped_at_seventy_percent(how: str) 
     task.cancel()
 
 
+async def test_nothing_begins_between_the_end_of_a_lease_and_the_news_of_it() -> None:
+    leases = Breakable()
+    mine = tenure(leases, [])
+    task = asyncio.create_task(mine.run())
+    await asyncio.sleep(0.1)
+    await asyncio.wait_for(mine.until_held(), timeout=0.1)
+    leases.broken = True
+    await asyncio.sleep(30)
+    waiting = asyncio.create_task(mine.until_held())
+    await asyncio.sleep(30)
+    assert not waiting.done()
+    leases.broken = False
+    await asyncio.wait_for(waiting, timeout=5)
+    task.cancel()
+
+
 async def observe_for(watcher: Tenure, seconds: int) -> None:
     for _ in range(seconds):
         await watcher.observe({"two"})

@@ -60,6 +60,11 @@ class Tenure:
         """Whether own work may go on."""
         return self._left() > 0
 
+    async def until_held(self) -> None:
+        """Return when own work may go on. Who slept beyond the lease is not told yet that others took over."""
+        while not self.held:  # noqa: ASYNC110 - it is lost by time alone, which tells nobody
+            await asyncio.sleep(self._ttl / 30)
+
     def _left(self) -> float:
         return self._renewed + OWN_SHARE * self._ttl - self._monotonic()
 

@@ -106,7 +106,9 @@ class BuilderService:
         conda = None
         if own.conda is not None:
             conda = CondaTools(own.conda, settings.platform, own.virtual, settings.channel_alias)
-        tools = Tools(own.resolver, platform.http, platform.blobs, own.prove, own.warm, own.stage, conda)
+        tools = Tools(
+            own.resolver, platform.http, platform.blobs, own.prove, own.warm, own.stage, conda, tenure.until_held
+        )
         site = Site(Workshop(tools), own.logs, platform.blobs, platform.clock, _OpenBuilds(platform.views), settings)
         self._tenure = tenure
         self._driver = Driver(self.builds, site, tenure)

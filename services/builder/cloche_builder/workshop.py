@@ -1,6 +1,6 @@
 """The work of one build: resolve, fetch, lock, prove."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from urllib.parse import urlsplit, urlunsplit
 
@@ -65,6 +65,8 @@ class Tools:
     warm: Warm | None = None
     stage: Stage | None = None
     conda: CondaTools | None = None
+    permitted: Callable[[], Awaitable[None]] | None = None
+    """Returns when a solve may begin, so that no two builders solve one definition at the same time."""
 
 
 class Workshop:
@@ -101,11 +103,16 @@ class Workshop:
         return make_lock(job.definition_hash, resolution, artefacts)
 
     async def _resolved(self, job: Job, say: Say, ground: Ground | None, own: Sequence[OwnWheel]) -> Resolution:
+        await self._permitted()
         if own:
             return await self._tools.resolver.resolve(job.definition, say, ground, own)
         if ground is not None:
             return await self._tools.resolver.resolve(job.definition, say, ground)
         return await self._tools.resolver.resolve(job.definition, say)
+
+    async def _permitted(self) -> None:
+        if self._tools.permitted is not None:
+            await self._tools.permitted()
 
     async def _solved_on_conda(self, job: Job, own: Sequence[OwnWheel], blobs: Blobs, say: Say) -> Lock:
         """Choose conda's packages first, then pip's to fit them."""
@@ -125,6 +132,7 @@ class Workshop:
         if tools is None:
             raise _no_conda()
         wish = wish_of(job.definition, tools)
+        await self._permitted()
         return tools, wish, await tools.solver.solve(wish, say)
 
     async def _foreseen(self, job: Job, blobs: Blobs, say: Say) -> Made:
