@@ -1,8 +1,8 @@
-"""The rest of a small body whose request is answered before it was read.
+"""The rest of a body whose request is answered before it was read.
 
 A gateway that passes a body on as it arrives closes the client's connection when the answer overtakes the
 body (RFC 9112, section 9.6), although it has just said that the connection lives; the client's next request
-on it then fails. What is small and declared is therefore taken in first, for a moment at most.
+on it then fails. What is not too much is therefore taken in first and thrown away, for a moment at most.
 """
 
 import asyncio
@@ -13,7 +13,8 @@ from starlette.types import Message, Receive
 
 from cloche_shared.http.patience import Patience
 
-REST_BYTES: Final = 65_536
+REST_BYTES: Final = 8 << 20
+"""So much is taken in; who sends more is answered at once."""
 REST_S: Final = 1.0
 """So long a client may take to send what nobody asks for."""
 
@@ -37,16 +38,18 @@ class Remainder:
     async def finish(self) -> None:
         """Take in what is left of the body, unless it does not come in time."""
         end = asyncio.get_running_loop().time() + REST_S
+        room = REST_BYTES
         try:
-            while self._more and (left := end - asyncio.get_running_loop().time()) > 0:
-                await self._patience.next(self, left)
+            while self._more and room > 0 and (left := end - asyncio.get_running_loop().time()) > 0:
+                room -= len((await self._patience.next(self, left)).get("body", b""))
         except TimeoutError:
             self._more = False
 
 
 def remainder(headers: Mapping[bytes, bytes], receive: Receive, patience: Patience) -> Remainder | None:
-    """Return what watches a request's body; None when there is none, or it is long, or the client waits to be asked."""
-    length = headers.get(b"content-length")
-    if length is None or not length.isdigit() or not 0 < int(length) <= REST_BYTES or b"expect" in headers:
+    """Return what watches a request's body; None when there is none, or too much, or the client waits to be asked."""
+    if b"expect" in headers:
         return None
-    return Remainder(receive, patience)
+    length = headers.get(b"content-length", b"")
+    taken = 0 < int(length) <= REST_BYTES if length.isdigit() else b"transfer-encoding" in headers
+    return Remainder(receive, patience) if taken else None
