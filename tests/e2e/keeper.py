@@ -39,6 +39,8 @@ def main(root: Path) -> None:
 def clean(root: Path) -> None:
     shutil.rmtree(root / "servers", ignore_errors=True)
     homes = root / "homes"
+    # what the last tests ended or deleted may still be on its way to the nodes, where services leave work alone
+    wait_until(lambda: not any(is_work(pid) for pid in processes_of(homes)) or not is_cluster(homes), GENTLE)
     for pid in processes_of(homes):
         if is_server(pid):
             signal_to(pid, signal.SIGTERM)
@@ -49,6 +51,17 @@ def clean(root: Path) -> None:
 
 def is_server(pid: int) -> bool:
     return any(f"-m {name}" in command(pid) for name in SERVERS)
+
+
+def is_cluster(homes: Path) -> bool:
+    return any("-m cloche_runner" in command(pid) for pid in processes_of(homes))
+
+
+def is_work(pid: int) -> bool:
+    """Whether a process is a scoring worker or the supervisor of a run, which a node's nursery forked."""
+    return "scoring_worker.py" in command(pid) or (
+        "nursery.py" in command(pid) and "nursery.py" in command(parent(pid))
+    )
 
 
 def settled(homes: Path) -> list[str]:
@@ -106,6 +119,14 @@ def state(pid: int) -> str:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (OSError, IndexError):
         return "X"
+
+
+def parent(pid: int) -> int:
+    """Return the number of a process's parent; 0 when there is none."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except (OSError, IndexError):
+        return 0
 
 
 def command(pid: int) -> str:
