@@ -1,6 +1,7 @@
 """What passes through the one address: streams as they come, large files without being held, the one document."""
 
 import hashlib
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,8 +80,10 @@ def test_a_log_comes_line_by_line_while_its_run_goes_on(
     script = tmp_path / "patient.py"
     script.write_text(PATIENT)
     composed_once.cloche("env", "register", "bare", "--empty")
-    run = composed_once.cloche("submit", str(script), "--env", "bare", "--name", tmp_path.name, "--json")
-    name = next(one["id"] for one in client.get("/runs").json()["items"] if one["id"] in run)
+    told = composed_once.cloche("submit", str(script), "--env", "bare", "--name", tmp_path.name, "--json")
+    found = re.search(r'"id": ?"([0-9a-f-]{36})"', told)
+    assert found is not None, told
+    name = found[1]
     with client.stream("GET", f"/runs/{name}/log", params={"follow": "true"}) as answer:
         assert answer.headers["content-type"].startswith("text/event-stream")
         seen = [line for line, _ in zip((one for one in answer.iter_lines() if "tick" in one), range(3), strict=False)]
