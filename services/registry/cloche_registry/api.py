@@ -157,6 +157,14 @@ def environment_routes(handlers: Environments, installation: str) -> APIRouter:
         )
         return Reply(page_bytes(rows, paging))
 
+    _environment_versions(routes, handlers)
+    _environment_changes(routes, api)
+    _environment_delete(routes, api, installation)
+    add_life(routes, handlers, installation)
+    return routes
+
+
+def _environment_versions(routes: APIRouter, handlers: Environments) -> None:
     @routes.get("/{name}", response_model=EnvironmentView, operation_id="get_environment")
     async def show(caller: Read, name: Name, version: WhichVersion = None, label: WhichLabel = None) -> Response:
         """Show the latest version, or the one that a version or label names."""
@@ -176,11 +184,6 @@ def environment_routes(handlers: Environments, installation: str) -> APIRouter:
         """List the versions, newest first."""
         state = await handlers.find(caller.project, name)
         return versions_page(len(state.versions), paging, lambda number: environment_json(name, state, number))
-
-    _environment_changes(routes, api)
-    _environment_delete(routes, api, installation)
-    add_life(routes, handlers, installation)
-    return routes
 
 
 def _environment_changes(routes: APIRouter, api: _EnvironmentApi) -> None:
